@@ -1,0 +1,1 @@
+"""The trainer: datasets, model, training and LoRA files, free of nodes and of the server."""

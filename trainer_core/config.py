@@ -1,0 +1,114 @@
+"""Settings of a training run: one frozen dataclass, checked when it is made.
+
+The node, a settings file and the HTTP API all build this same object, so a value that is refused in one place is
+refused in all, with the same sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import SettingsError
+
+SCHEDULES = ("constant", "cosine")
+LATENT_STATISTICS = ("ideogram", "vae")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Everything that decides what a run computes. The defaults are the recommended run."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of AdamW."""
+    rank: int = 32
+    """Rank of every adapter; alpha is always equal to it."""
+    seed: int = 0
+    """Root of all randomness: adapter initialisation, item order, noise and noise levels."""
+
+    batch_size: int = 1
+    """Images per forward pass."""
+    gradient_accumulation: int = 1
+    """Forward passes per optimiser step."""
+    schedule: str = "constant"
+    """Learning rate after the warm-up: `constant`, or `cosine` down to zero at the last step."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises from near zero; never more than a tenth of the run."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this total norm; 0 switches clipping off."""
+    sigma_mu: float = 0.0
+    """Mean of the logit-normal noise level law, before the resolution term is added."""
+    sigma_std: float = 1.5
+    """Standard deviation of the logit-normal noise level law."""
+    train_modulation: bool = False
+    """Adapt the 34 `adaln_modulation` layers as well as the 170 of attention and feed-forward."""
+    rank_stabilized: bool = False
+    """Scale adapters by alpha/sqrt(rank) instead of alpha/rank (rsLoRA, arXiv:2312.03732)."""
+    gradient_checkpointing: bool = True
+    """Recompute each block in the backward pass instead of keeping its activations."""
+    latent_statistics: str = "ideogram"
+    """Normalise latents with Ideogram's published constants, or with the statistics inside the VAE file."""
+
+    def __post_init__(self) -> None:
+        _check_int(self, "steps", 1, 40_000)
+        _check_float(self, "learning_rate", 1e-6, 1e-2)
+        _check_int(self, "rank", 1, 512)
+        _check_int(self, "seed", 0, 2**64 - 1)
+        _check_int(self, "batch_size", 1, 64)
+        _check_int(self, "gradient_accumulation", 1, 1024)
+        _check_choice(self, "schedule", SCHEDULES)
+        _check_int(self, "warmup_steps", 0, 40_000)
+        _check_float(self, "weight_decay", 0.0, 1.0)
+        _check_float(self, "max_grad_norm", 0.0, 1e6)
+        _check_float(self, "sigma_mu", -5.0, 5.0)
+        _check_float(self, "sigma_std", 0.1, 5.0)
+        for name in ("train_modulation", "rank_stabilized", "gradient_checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        _check_choice(self, "latent_statistics", LATENT_STATISTICS)
+
+    @property
+    def items_per_step(self) -> int:
+        """Images that one optimiser step averages over."""
+        return self.batch_size * self.gradient_accumulation
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_mapping(json.loads(...))` turns back into the same settings."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TrainSettings:
+        """Build settings from plain values, refusing names that do not exist.
+
+        Raises `SettingsError` that names the unknown or rejected setting.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SettingsError(f"Unknown setting {', '.join(unknown)}. Known settings: {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+def _check_int(settings: TrainSettings, name: str, low: int, high: int) -> None:
+    value = getattr(settings, name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SettingsError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+
+
+def _check_float(settings: TrainSettings, name: str, low: float, high: float) -> None:
+    value = getattr(settings, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        raise SettingsError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
+
+
+def _check_choice(settings: TrainSettings, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(settings, name)
+    if value not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
