@@ -1,0 +1,26 @@
+"""The pack's nodes, one per file."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .encode_dataset import Ideogram4EncodeDataset
+from .load_dataset import Ideogram4LoadDataset
+from .load_lora import Ideogram4LoadLoRA
+from .resolve_resolution import Ideogram4ResolveResolution
+from .save_lora import Ideogram4SaveLoRA
+from .train_lora import Ideogram4TrainLoRA
+from .train_settings import Ideogram4TrainSettings
+
+
+class Ideogram4TrainerExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            Ideogram4LoadDataset,
+            Ideogram4ResolveResolution,
+            Ideogram4EncodeDataset,
+            Ideogram4TrainLoRA,
+            Ideogram4TrainSettings,
+            Ideogram4SaveLoRA,
+            Ideogram4LoadLoRA,
+        ]

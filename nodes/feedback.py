@@ -1,0 +1,42 @@
+"""Text on a node while it runs, with nothing but ComfyUI's own messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import server
+from comfy_api.latest import io
+
+UPDATE_INTERVAL_S = 0.5
+
+
+def show_text(node: type[io.ComfyNode], text: str) -> None:
+    """Show `text` on the node that is running, in every open tab of whoever queued it."""
+    prompt_server = getattr(server.PromptServer, "instance", None)
+    if prompt_server is not None and node.hidden.unique_id is not None:
+        prompt_server.send_progress_text(text, node.hidden.unique_id, prompt_server.client_id)
+
+
+class Throttle:
+    """Pass texts on at most every half second, so that fast steps do not flood the connection."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._next_time_s = 0.0
+
+    def __call__(self, text: str, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now >= self._next_time_s:
+            self._next_time_s = now + UPDATE_INTERVAL_S
+            self._show(text)
+
+
+def duration(seconds: float) -> str:
+    """`4 s`, `3 min 05 s` or `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

@@ -1,0 +1,132 @@
+"""Node: open a dataset and report on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..trainer_core.dataset import open_dataset, open_url, report
+from ..trainer_core.errors import DatasetUnreadable, UserError
+from ..trainer_core.paths import resolve_inside
+from .feedback import show_text
+from .types import DatasetSocket
+
+NOTHING = "none"
+_LISTING_DEPTH = 3
+
+
+class Ideogram4LoadDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Ideogram4LoadDataset",
+            display_name="Ideogram 4 Load Dataset",
+            category="model/training/ideogram 4",
+            description="Open a zip or folder of images with captions. Nothing is unpacked.",
+            search_aliases=["lora dataset", "zip dataset", "training images", "ideogram dataset"],
+            inputs=[
+                io.Combo.Input(
+                    "dataset",
+                    options=list_datasets() or [NOTHING],
+                    tooltip="A zip of images, or a folder of them, in ComfyUI's input folder. Each image may have a "
+                    ".txt caption of the same name beside it.",
+                ),
+                io.String.Input(
+                    "default_caption",
+                    default="",
+                    multiline=True,
+                    tooltip="Caption for images that have no .txt file. Leave empty to be told which images lack one.",
+                ),
+                io.Boolean.Input(
+                    "force_default_caption",
+                    default=False,
+                    tooltip="Use the default caption for every image, even where there is a .txt file.",
+                ),
+                io.String.Input(
+                    "url",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="An https:// address of a zip, or a base64 data: URI. When filled in, it is used instead "
+                    "of the dataset above.",
+                ),
+            ],
+            outputs=[
+                DatasetSocket.Output(display_name="dataset", tooltip="The checked images and captions."),
+                io.String.Output(display_name="report", tooltip="What was found, what was skipped and why."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, dataset: str | None, url: str | None = "") -> bool | str:
+        # Naming `dataset` here lifts the check against the list, so that a file uploaded a moment ago is accepted.
+        if url or dataset is None:
+            return True
+        try:
+            dataset_path(dataset)
+        except UserError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, dataset: str, url: str = "", **_: object) -> list[object]:
+        return [url] if url else _stamp(dataset_path(dataset))
+
+    @classmethod
+    def execute(cls, dataset: str, default_caption: str, force_default_caption: bool, url: str = "") -> io.NodeOutput:
+        captions = {"default_caption": default_caption, "force_default_caption": force_default_caption}
+        if url.strip():
+            opened = open_url(url.strip(), **captions)
+        else:
+            opened = open_dataset(dataset_path(dataset), **captions)
+        text = report(opened)
+        show_text(cls, text)
+        return io.NodeOutput(opened, text)
+
+
+def list_datasets() -> list[str]:
+    """Zips and folders with images in ComfyUI's input folder, as relative paths with forward slashes."""
+    root = Path(folder_paths.get_input_directory())
+    found: set[str] = set()
+    pending = [(root, 0)]
+    while pending:
+        folder, depth = pending.pop()
+        for path in _entries(folder):
+            if path.is_dir() and depth < _LISTING_DEPTH:
+                pending.append((path, depth + 1))
+            elif path.suffix.lower() == ".zip":
+                found.add(path.relative_to(root).as_posix())
+            elif folder != root and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+                found.add(folder.relative_to(root).as_posix())
+    return sorted(found, key=str.casefold)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    except OSError:
+        # A folder that may not be read, or went away meanwhile, has nothing to offer.
+        return []
+
+
+def dataset_path(name: str) -> Path:
+    """The zip or folder behind a combo value, checked again. Raises `DatasetUnreadable` or `PathOutsideRoot`."""
+    if name == NOTHING:
+        raise DatasetUnreadable(
+            "No dataset is chosen. Put a zip of images and captions into ComfyUI's input folder, press R to refresh, and pick it."
+        )
+    path = resolve_inside(Path(folder_paths.get_input_directory()), name)
+    if not path.exists():
+        raise DatasetUnreadable(
+            f"There is no dataset {name!r} in ComfyUI's input folder. Upload the zip again, or pick another dataset."
+        )
+    return path
+
+
+def _stamp(path: Path) -> list[object]:
+    """Changes whenever the dataset may have changed: names, sizes and times, of a folder's files too."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [(p.as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]

@@ -1,0 +1,149 @@
+"""Node: write a LoRA in the keys that ComfyUI, fal or diffusers expect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..trainer_core.lora_files import (
+    LoraWeights,
+    build_metadata,
+    config_json,
+    parse_lora,
+    save_config,
+    save_lora,
+)
+from ..trainer_core.model.versions import versions
+from .feedback import show_text
+from .types import TrainedLoraModel
+
+FORMATS = {"comfy": ("comfy",), "fal": ("fal",), "diffusers": ("diffusers",), "comfy + fal": ("comfy", "fal")}
+
+
+class Ideogram4SaveLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Ideogram4SaveLoRA",
+            display_name="Ideogram 4 Save LoRA",
+            category="model/training/ideogram 4",
+            description="Save a trained LoRA, never overwriting anything, with a config.json beside it.",
+            search_aliases=["export lora", "save fal lora", "diffusers lora"],
+            is_output_node=True,
+            inputs=[
+                io.LoraModel.Input("lora", tooltip="From a train node, ours or core's."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="loras/ideogram4",
+                    tooltip="Folder and start of the name, under ComfyUI's output folder. What is in loras/ appears "
+                    "in every LoRA loader's list after a refresh.",
+                ),
+                io.Combo.Input(
+                    "output_lora_format",
+                    options=list(FORMATS),
+                    default="comfy + fal",
+                    tooltip="comfy loads in ComfyUI and in diffusers; fal loads at fal and in diffusers; diffusers "
+                    "has split q, k and v for loaders that know no fused layer.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="saved", tooltip="The files written, one a line, relative to the output folder."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, lora: dict[str, torch.Tensor], filename_prefix: str, output_lora_format: str) -> io.NodeOutput:
+        output = Path(folder_paths.get_output_directory())
+        # Expands %date% and the like, and refuses a prefix that leaves the output folder; its counter is for images.
+        folder, name, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
+        stem = unused_stem(Path(folder), name)
+
+        modules = parse_lora(lora).modules
+        metadata = _metadata(lora, stem)
+        files = {
+            layout: save_lora(
+                modules,
+                folder=Path(folder),
+                stem=stem if layout == "comfy" else f"{stem}_{layout}",
+                layout=layout,
+                metadata=metadata,
+            )
+            for layout in FORMATS[output_lora_format]
+        }
+        written = list(files.values())
+        if isinstance(lora, TrainedLoraModel):
+            config = _config(lora, modules, output_lora_format, files)
+            written.append(save_config(config, folder=Path(folder), stem=f"{stem}_config"))
+
+        text = "\n".join(path.relative_to(output).as_posix() for path in written)
+        show_text(cls, text)
+        return io.NodeOutput(text, ui={"files": [_ui_file(path, output) for path in written]})
+
+
+def unused_stem(folder: Path, name: str) -> str:
+    """`name_00001` with the first number that no file in the folder starts with."""
+    taken = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    number = 1
+    while any(existing.startswith(f"{name}_{number:05}") for existing in taken):
+        number += 1
+    return f"{name}_{number:05}"
+
+
+def _metadata(lora: dict[str, torch.Tensor], stem: str) -> dict[str, str]:
+    if not isinstance(lora, TrainedLoraModel):
+        return {"format": "pt", "modelspec.title": stem}
+    trained, data = lora.trained, lora.data
+    return build_metadata(
+        trained.settings,
+        title=stem,
+        base_model=lora.base_model,
+        width=data.width,
+        height=data.height,
+        trained_steps=trained.steps_done,
+        image_count=len(data.items),
+        dataset_fingerprint=data.fingerprint,
+        caption_sample=data.items[0].caption,
+        final_loss=trained.final_loss,
+        versions=versions(),
+    )
+
+
+def _config(
+    lora: TrainedLoraModel, modules: dict[str, LoraWeights], output_lora_format: str, files: dict[str, Path]
+) -> dict[str, Any]:
+    trained, data = lora.trained, lora.data
+    return config_json(
+        trained.settings,
+        width=data.width,
+        height=data.height,
+        trained_steps=trained.steps_done,
+        output_lora_format=output_lora_format,
+        counts={
+            "images": len(data.items),
+            "captions": len({item.caption for item in data.items}),
+            "modules": len(modules),
+        },
+        default_caption=data.default_caption or None,
+        base_model=lora.base_model,
+        dataset_fingerprint=data.fingerprint,
+        files={layout: path.name for layout, path in files.items()},
+        final_loss=trained.final_loss,
+        versions=versions(),
+    )
+
+
+def _ui_file(path: Path, output: Path) -> dict[str, Any]:
+    subfolder = path.parent.relative_to(output).as_posix()
+    return {
+        "filename": path.name,
+        "subfolder": "" if subfolder == "." else subfolder,
+        "type": "output",
+        "bytes": path.stat().st_size,
+    }

@@ -1,0 +1,232 @@
+"""Encode a dataset once: images through the VAE, captions through the text encoder and the text projection.
+
+Everything is cached on disk by content: image bytes, crop and VAE on one side; caption, text encoder and the model's
+two text layers on the other. A second run over the same data loads neither VAE nor text encoder.
+
+Shapes: L text tokens, D model width, C latent channels (128), H W latent size (pixels / 16).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dataset import Dataset, Item, caption_for_crop, check_fit, load_pixels, resolve_resolution
+from ..errors import NonFinite, WrongTextEncoder, WrongVae
+from . import host
+from .cache import EncodingCache
+from .identity import weights_identity
+from .latents import CHANNELS, LatentStatistics, ideogram_statistics
+from .network import REAL_MIN_SIDE, REAL_WIDTH, check_model, compute_dtype, model_width, project_text, text_width
+
+ENCODING_VERSION = 1
+"""Part of every cache key; raised when the same input would be encoded differently."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedItem:
+    """One image of the training data; the keys are its place in the cache."""
+
+    name: str
+    caption: str
+    latent_key: str
+    text_key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on. Holds keys, not tensors: memory does not grow with the number of images."""
+
+    items: tuple[EncodedItem, ...]
+    width: int
+    height: int
+    cache: EncodingCache
+    projection: str
+    """Identity of the model layers that the text went through; training checks it against its own model."""
+    vae_statistics: LatentStatistics
+    default_caption: str
+    newly_encoded: int
+
+    def raw_latent(self, index: int) -> Tensor:
+        """Raw VAE mean of an item: (C, H, W) float32."""
+        return self.cache.load(self.items[index].latent_key)
+
+    def text(self, index: int) -> Tensor:
+        """Projected text features of an item: (L, D)."""
+        return self.cache.load(self.items[index].text_key)
+
+    def statistics(self, source: str) -> LatentStatistics:
+        """The normalisation to train with: `ideogram` or `vae`."""
+        return self.vae_statistics if source == "vae" else ideogram_statistics()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that the items are made of, in order."""
+        keys = "".join(item.latent_key + item.text_key for item in self.items)
+        return hashlib.sha256(keys.encode()).hexdigest()
+
+
+def encode_dataset(
+    dataset: Dataset,
+    *,
+    width: int,
+    height: int,
+    vae: Any,
+    clip: Any,
+    patcher: Any,
+    cache_folder: Path,
+    move_boxes: bool = True,
+    progress: Progress = lambda done, total, what: None,
+) -> TrainingData:
+    """Encode what is not in the cache yet and return the training data.
+
+    `vae`, `clip` and `patcher` are ComfyUI's VAE, CLIP and MODEL objects. Raises `WrongVae`, `WrongTextEncoder`,
+    `WrongModel`, `ResolutionRejected`, `ImageTooSmall`, `ImageUnreadable`, `NonFinite` and `SaveFailed`.
+    """
+    min_side = REAL_MIN_SIDE if model_width(patcher) == REAL_WIDTH else 16
+    resolve_resolution(dataset, f"{width}x{height}", min_side=min_side)
+    check_fit(dataset, width, height)
+    statistics = vae_statistics(vae)
+    cache = EncodingCache(cache_folder)
+
+    latent_keys, new_images = _encode_images(dataset, (width, height), vae, statistics, cache, progress)
+    captions = [caption_for_crop(item, width, height, move_boxes=move_boxes) for item in dataset.items]
+    text_keys, new_captions = _encode_captions(captions, clip, patcher, cache, progress)
+
+    return TrainingData(
+        items=tuple(
+            EncodedItem(item.name, caption, latent_key, text_keys[caption])
+            for item, caption, latent_key in zip(dataset.items, captions, latent_keys, strict=True)
+        ),
+        width=width,
+        height=height,
+        cache=cache,
+        projection=projection_identity(patcher),
+        vae_statistics=statistics,
+        default_caption=dataset.default_caption,
+        newly_encoded=new_images + new_captions,
+    )
+
+
+def projection_identity(patcher: Any) -> str:
+    """Identity of the two layers that text features pass before the first block, and of the dtype they compute in."""
+    diffusion_model = check_model(patcher)
+    tensors = {}
+    for name in ("llm_cond_norm", "llm_cond_proj"):
+        for key, value in getattr(diffusion_model, name).state_dict().items():
+            tensors[f"{name}.{key}"] = value
+    return _digest(weights_identity(tensors), str(compute_dtype(patcher)))
+
+
+def vae_statistics(vae: Any) -> LatentStatistics:
+    """The batch-norm statistics by which ComfyUI normalises the connected VAE's latents. Raises `WrongVae`."""
+    norm = getattr(vae.first_stage_model, "bn", None)
+    if norm is None or norm.running_mean.numel() != CHANNELS:
+        raise WrongVae(
+            "The connected VAE is not the FLUX.2 VAE that Ideogram 4 uses. "
+            "Load flux2-vae.safetensors with Load VAE and connect that."
+        )
+    mean, variance = norm.running_mean.float().cpu(), norm.running_var.float().cpu()
+    return LatentStatistics(mean.clone(), torch.sqrt(variance + vae.first_stage_model.bn_eps))
+
+
+# ---- images --------------------------------------------------------------------------------------------------
+
+
+def _encode_images(
+    dataset: Dataset,
+    size: tuple[int, int],
+    vae: Any,
+    statistics: LatentStatistics,
+    cache: EncodingCache,
+    progress: Progress,
+) -> tuple[list[str], int]:
+    """Cache key of every image, in order, and how many were not cached yet."""
+    vae_identity = _digest(weights_identity(vae.first_stage_model.state_dict()), str(vae.vae_dtype))
+    keys, new = [], 0
+    for index, item in enumerate(dataset.items):
+        host.raise_if_interrupted()
+        key = _digest("image", hashlib.sha256(dataset.read(item)).hexdigest(), f"{size[0]}x{size[1]}", vae_identity)
+        if key not in cache:
+            cache.store(key, _encode_image(dataset, item, size, vae, statistics))
+            new += 1
+        keys.append(key)
+        progress(index + 1, len(dataset.items), "image")
+    if new:
+        host.unload(vae.patcher)
+    return keys, new
+
+
+def _encode_image(
+    dataset: Dataset, item: Item, size: tuple[int, int], vae: Any, statistics: LatentStatistics
+) -> Tensor:
+    pixels = torch.from_numpy(load_pixels(dataset, item, *size)).float().div_(255.0)
+    normalized = vae.encode(pixels.unsqueeze(0))
+    # ComfyUI returns the mean of the posterior, normalised by the VAE's own statistics: undo that.
+    raw = statistics.denormalize(normalized.float().cpu())[0]
+    expected = (CHANNELS, size[1] // 16, size[0] // 16)
+    if tuple(raw.shape) != expected:
+        raise WrongVae(f"The VAE turned {item.name} into {tuple(raw.shape)} instead of {expected}. Connect flux2-vae.")
+    if not raw.isfinite().all():
+        raise NonFinite(
+            f"The VAE produced NaN or infinite values for {item.name}. Start ComfyUI with --fp32-vae, or replace the image."
+        )
+    return raw
+
+
+# ---- captions ------------------------------------------------------------------------------------------------
+
+
+def _encode_captions(
+    captions: Sequence[str], clip: Any, patcher: Any, cache: EncodingCache, progress: Progress
+) -> tuple[dict[str, str], int]:
+    """Cache key of every distinct caption, and how many were not cached yet."""
+    encoder = _digest(weights_identity(clip.cond_stage_model.state_dict()), _patches_identity(clip.patcher))
+    projection = projection_identity(patcher)
+    distinct = list(dict.fromkeys(captions))
+    keys, new = {}, 0
+    for index, caption in enumerate(distinct):
+        host.raise_if_interrupted()
+        keys[caption] = key = _digest("caption", caption, encoder, projection)
+        if key not in cache:
+            cache.store(key, _encode_caption(caption, clip, patcher))
+            new += 1
+        progress(index + 1, len(distinct), "caption")
+    if new:
+        host.unload(clip.patcher)
+    return keys, new
+
+
+def _encode_caption(caption: str, clip: Any, patcher: Any) -> Tensor:
+    features = clip.encode_from_tokens(clip.tokenize(caption))
+    if features.ndim != 3 or features.shape[-1] != text_width(patcher):
+        raise WrongTextEncoder(
+            f"The connected text encoder gives features of width {features.shape[-1]}, Ideogram 4 needs "
+            f"{text_width(patcher)}. Load qwen3vl_8b with Load CLIP and set its type to ideogram4."
+        )
+    projected = project_text(patcher, features)[0]
+    if not projected.isfinite().all():
+        raise NonFinite(f"The text encoder produced NaN or infinite values for the caption {caption[:80]!r}.")
+    return projected
+
+
+def _patches_identity(patcher: Any) -> str:
+    """Patched weights may sit in memory patched or not, so a patched encoder is told apart by its patches' own id."""
+    return str(patcher.patches_uuid) if patcher.patches else ""
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.sha256(f"v{ENCODING_VERSION}".encode())
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()

@@ -1,0 +1,155 @@
+"""Frozen layers: run a ComfyUI module's weight forward and backward without ever keeping it.
+
+`frozen_copy` builds a second module tree over the *same* weights. The tree that ComfyUI owns is not changed in any
+way, so there is nothing to restore after a run, a cancel or a crash; and because each layer casts its weight anew
+whenever it is needed, the base may be bf16, fp8, nvfp4 or int8, resident or offloaded, with or without patches.
+
+Shapes: B batch, L tokens, I in, O out, R rank.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from . import host
+
+
+class FrozenLinear(nn.Module):
+    """A ComfyUI linear whose weight gets no gradient. `base` is held, not owned: it is not in the module tree."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.in_features: int = base.in_features
+        self.out_features: int = base.out_features
+        # A bare attribute would register `base` as a child, and `.to()` or `state_dict()` would then reach its weights.
+        self._base = (base,)
+
+    @property
+    def base(self) -> nn.Module:
+        return self._base[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The stored weight, in whatever format; PEFT asks for its device."""
+        return self.base.weight
+
+    def smoothed(self, x: Tensor) -> Tensor:
+        """The input as the stored weight expects it: some quantised files divide a per-channel scale out of it."""
+        scale = getattr(self.base, "pre_quant_scale", None)
+        return x if scale is None else x * scale.to(device=x.device, dtype=x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _FrozenLinearFunction.apply(self.smoothed(x), self.base)
+
+
+class _FrozenLinearFunction(torch.autograd.Function):
+    """`x @ W.T + b`; the backward casts W again instead of saving it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: nn.Module) -> Tensor:
+        ctx.base = base
+        with host.cast_weights(base, x.device, x.dtype) as (weight, bias):
+            return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        with host.cast_weights(ctx.base, grad.device, grad.dtype) as (weight, _):
+            return grad @ weight, None
+
+
+class AdaptedLinearFunction(torch.autograd.Function):
+    """`x' @ W.T + b + scale * (x @ A.T) @ B.T` with W frozen; x' is x, smoothed for W where the file asks for it.
+
+    A (R, I) and B (O, R) are fp32 masters. The products run in x's dtype; gradients are added up in fp32 because they
+    are returned in the masters' dtype.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, scale: float, layer: FrozenLinear) -> Tensor:
+        down_cast, up_cast = down.to(x.dtype), up.to(x.dtype)
+        hidden = F.linear(x, down_cast) * scale
+        with host.cast_weights(layer.base, x.device, x.dtype) as (weight, bias):
+            out = F.linear(layer.smoothed(x), weight, bias)
+        ctx.save_for_backward(x, hidden, down, up)
+        ctx.scale, ctx.layer = scale, layer
+        return out.add_(F.linear(hidden, up_cast))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        x, hidden, down, up = ctx.saved_tensors
+        grad_hidden = (grad @ up.to(grad.dtype)) * ctx.scale
+        grad_down = grad_hidden.flatten(0, -2).T @ x.flatten(0, -2)
+        grad_up = grad.flatten(0, -2).T @ hidden.flatten(0, -2)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            with host.cast_weights(ctx.layer.base, grad.device, grad.dtype) as (weight, _):
+                grad_x = ctx.layer.smoothed(grad @ weight)
+            grad_x.add_(grad_hidden @ down.to(grad.dtype))
+        return grad_x, grad_down.to(down.dtype), grad_up.to(up.dtype), None, None
+
+
+class FrozenNorm(nn.Module):
+    """RMSNorm or LayerNorm over a small private copy of the weight, which autograd may keep."""
+
+    def __init__(self, base: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.normalized_shape, self.eps = base.normalized_shape, base.eps
+        self.is_rms = isinstance(base, nn.RMSNorm)
+        self.weight, self.bias = _private_copy(base, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_rms:
+            return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class FrozenEmbedding(nn.Module):
+    """An embedding over a private copy of its table."""
+
+    def __init__(self, base: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, _ = _private_copy(base, device, dtype)
+
+    def forward(self, index: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        return F.embedding(index, self.weight).to(out_dtype or self.weight.dtype)
+
+
+def frozen_copy(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A module tree of the same classes and names over the same linear weights, usable under autograd.
+
+    Containers are shallow copies; linears, norms and embeddings are replaced by their frozen forms. Raises
+    `TypeError` for a container that holds parameters of its own, which this cannot represent.
+    """
+    if hasattr(module, "in_features"):
+        return FrozenLinear(module)
+    if isinstance(module, nn.RMSNorm | nn.LayerNorm):
+        return FrozenNorm(module, device, dtype)
+    if isinstance(module, nn.Embedding):
+        return FrozenEmbedding(module, device, dtype)
+    if module._parameters or module._buffers:
+        raise TypeError(f"cannot freeze {type(module).__name__}: it holds parameters of its own")
+    twin = copy.copy(module)
+    twin._modules = {
+        name: None if child is None else frozen_copy(child, device, dtype) for name, child in module._modules.items()
+    }
+    return twin
+
+
+def _private_copy(
+    base: nn.Module, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Parameter | None, nn.Parameter | None]:
+    if base.weight is None:
+        return None, None
+    with host.cast_weights(base, device, dtype) as tensors:
+        weight, bias = (None if t is None else nn.Parameter(t.detach().clone(), requires_grad=False) for t in tensors)
+    return weight, bias

@@ -1,0 +1,154 @@
+"""Ideogram 4 as ComfyUI loaded it, opened for training.
+
+Shapes: B batch, L text tokens, D model width, C latent channels (128), H W latent size (pixels / 16).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.model_base
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import WrongModel
+from . import host
+from .frozen import frozen_copy
+
+REAL_WIDTH = 4608
+REAL_MIN_SIDE = 256
+"""Smallest side in pixels that the released model supports."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A frozen, differentiable view of the connected model. The model itself is left untouched."""
+
+    module: nn.Module
+    timestep: Callable[[Tensor], Tensor]
+    device: torch.device
+    dtype: torch.dtype
+
+    def velocity(self, noised: Tensor, sigma: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
+        """Predict `noise - data`: noised (B, C, H, W), sigma (B,), text (B, L, D) already projected, mask (B, L).
+
+        Computes in the model's own dtype, returns float32.
+        """
+        out = self.module(
+            noised.to(self.dtype),
+            self.timestep(sigma).float(),
+            context=text.to(self.dtype),
+            attention_mask=text_mask,
+            transformer_options={"optimized_attention_override": _attention},
+        )
+        return out.float()
+
+    def checkpoint_blocks(self) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for block in self.module.layers:
+            # The blocks have no dropout, so there is no random state to stash and restore per block.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+@contextmanager
+def open_network(patcher: Any, *, activation_bytes: int) -> Iterator[Network]:
+    """Load the model on its device and yield it as a `Network`, inside `host.training_mode`.
+
+    `activation_bytes` is what training needs beside the weights. The text projection is replaced by the identity:
+    `velocity` takes features that `project_text` has already projected. Raises `WrongModel`.
+    """
+    diffusion_model = check_model(patcher)
+    device, dtype = patcher.load_device, compute_dtype(patcher)
+    with host.training_mode(device):
+        host.load_on_device(patcher, activation_bytes)
+        module = frozen_copy(diffusion_model, device, dtype)
+        module.llm_cond_norm = nn.Identity()
+        module.llm_cond_proj = nn.Identity()
+        try:
+            yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype)
+        finally:
+            host.empty_cache()
+
+
+def check_architecture(patcher: Any) -> nn.Module:
+    """Return the diffusion model inside a `ModelPatcher`, or raise `WrongModel` saying what is connected instead."""
+    model = getattr(patcher, "model", None)
+    if not isinstance(model, comfy.model_base.Ideogram4):
+        raise WrongModel(
+            f"The connected model is {type(model).__name__}, not Ideogram 4. Load ideogram4_fp8_scaled, "
+            "ideogram4_nvfp4_mixed, ideogram4_int8_convrot or a bf16 file with Load Diffusion Model and connect that."
+        )
+    return model.diffusion_model
+
+
+def check_model(patcher: Any) -> nn.Module:
+    """Like `check_architecture`, and also refuse what cannot be trained: the unconditional twin, bypass LoRAs."""
+    diffusion_model = check_architecture(patcher)
+    if "unconditional" in model_file_name(patcher):
+        raise WrongModel(
+            f"{model_file_name(patcher)} is the unconditional network, which sampling uses for guidance only. "
+            "Connect the conditional one, the file of the same name without 'unconditional'."
+        )
+    if patcher.injections:
+        raise WrongModel(
+            "The connected model carries a LoRA in bypass mode, which training cannot see. "
+            "Connect the model straight from its loader, or apply that LoRA in merge mode."
+        )
+    return diffusion_model
+
+
+def model_file_name(patcher: Any) -> str:
+    """File name of the weights behind a `ModelPatcher`, or "" where ComfyUI does not say."""
+    loader = patcher.cached_patcher_init
+    source = loader[1][0] if loader and loader[1] else ""
+    return Path(source).name if isinstance(source, str) else ""
+
+
+def model_width(patcher: Any) -> int:
+    """Width D of the connected network; 4608 for the released model."""
+    return check_model(patcher).input_proj.out_features
+
+
+def text_width(patcher: Any) -> int:
+    """Width of the text features that the connected network takes; 53248 for the released model."""
+    return check_model(patcher).llm_cond_proj.in_features
+
+
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """The dtype that sampling computes in, which training keeps. Raises `WrongModel` for fp16, which overflows."""
+    dtype = patcher.model.get_dtype_inference()
+    if dtype == torch.float16:
+        raise WrongModel(
+            "The connected model computes in fp16, in which Ideogram 4 overflows to NaN. "
+            "Remove --force-fp16 or --fp16-unet from ComfyUI's command line and load the model again."
+        )
+    return dtype
+
+
+def project_text(patcher: Any, features: Tensor) -> Tensor:
+    """Text features (1, L, 53248) through the model's two frozen text layers: (1, L, D), on the CPU.
+
+    Only these two layers are brought to the device. The result is what the network would compute itself.
+    """
+    diffusion_model, device, dtype = check_model(patcher), patcher.load_device, compute_dtype(patcher)
+    norm, projection = diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj
+    features = features.to(device=device, dtype=dtype)
+    with host.cast_weights(norm, device, dtype) as (weight, _):
+        features = F.rms_norm(features, norm.normalized_shape, weight, norm.eps)
+    with host.cast_weights(projection, device, dtype) as (weight, bias):
+        return F.linear(features, weight, bias).cpu()
+
+
+def _attention(_function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any) -> Tensor:
+    """torch's attention whatever ComfyUI was started with: some of its kernels have no backward.
+
+    q, k, v are (B, heads, L, head_dim); returns (B, L, heads * head_dim).
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)

@@ -1,0 +1,76 @@
+"""Tensors of one forward pass.
+
+Shapes: B batch, L tokens of the longest caption, D model width, C latent channels, H W latent size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..model.encode import TrainingData
+from ..model.latents import LatentStatistics
+from ..model.objective import add_noise, velocity_target
+from .plan import MicroBatch
+from .streams import generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Everything that the network and the loss need, on the training device."""
+
+    noised: Tensor
+    """(B, C, H, W) float32."""
+    sigma: Tensor
+    """(B,) float32."""
+    target: Tensor
+    """(B, C, H, W) float32, noise - data."""
+    text: Tensor
+    """(B, L, D)."""
+    text_mask: Tensor | None
+    """(B, L), 1 for a token and 0 for padding; None when nothing is padded, since a mask rules out flash attention."""
+
+
+def make_batch(
+    data: TrainingData, micro: MicroBatch, statistics: LatentStatistics, seed: int, device: torch.device
+) -> Batch:
+    """Load, normalise and noise the items of a micro-batch.
+
+    The noise belongs to an item's position in the run, not to the batch it happens to be in, so a step computes the
+    same loss however it is split into micro-batches.
+    """
+    clean = torch.stack([statistics.normalize(data.raw_latent(index)) for index in micro.items])
+    noise = torch.stack(
+        [
+            torch.randn(clean.shape[1:], generator=generator(seed, "noise", micro.first_position + offset))
+            for offset in range(len(micro.items))
+        ]
+    )
+    sigma = torch.tensor(micro.sigmas, dtype=torch.float32)
+    text, mask = pad_text([data.text(index) for index in micro.items])
+    return Batch(
+        noised=add_noise(clean, noise, sigma).to(device),
+        sigma=sigma.to(device),
+        target=velocity_target(clean, noise).to(device),
+        text=text.to(device),
+        text_mask=None if mask is None else mask.to(device),
+    )
+
+
+def pad_text(features: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Stack (L_i, D) features into (B, L, D), padded on the right, with a (B, L) mask or None.
+
+    On the right because ComfyUI counts text positions from the first slot, padding included.
+    """
+    lengths = [feature.shape[0] for feature in features]
+    if len(set(lengths)) == 1:
+        return torch.stack(features), None
+    longest = max(lengths)
+    text = features[0].new_zeros(len(features), longest, features[0].shape[1])
+    mask = torch.zeros(len(features), longest)
+    for row, (feature, length) in enumerate(zip(features, lengths, strict=True)):
+        text[row, :length] = feature
+        mask[row, :length] = 1
+    return text, mask
