@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..trainer_core.dataset import open_dataset, open_url, report
 from ..trainer_core.errors import DatasetUnreadable, UserError
+from ..trainer_core.model import host
 from ..trainer_core.paths import resolve_inside
 from .feedback import show_text
 from .types import DatasetSocket
@@ -63,7 +64,7 @@ class Ideogram4LoadDataset(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, dataset: str | None, url: str | None = "") -> bool | str:
         # Naming `dataset` here lifts the check against the list, so that a file uploaded a moment ago is accepted.
-        if url or dataset is None:
+        if (url and url.strip()) or dataset is None:
             return True
         try:
             dataset_path(dataset)
@@ -73,15 +74,20 @@ class Ideogram4LoadDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dataset: str, url: str = "", **_: object) -> list[object]:
-        return [url] if url else _stamp(dataset_path(dataset))
+        return [url] if url.strip() else _stamp(dataset_path(dataset))
 
     @classmethod
     def execute(cls, dataset: str, default_caption: str, force_default_caption: bool, url: str = "") -> io.NodeOutput:
         captions = {"default_caption": default_caption, "force_default_caption": force_default_caption}
         if url.strip():
-            opened = open_url(url.strip(), **captions)
+            # ComfyUI's temp folder is emptied at its next start, should a download be left there.
+            folder = Path(folder_paths.get_temp_directory())
+            folder.mkdir(parents=True, exist_ok=True)
+            opened = open_url(
+                url.strip(), folder=folder, progress=lambda _received: host.raise_if_interrupted(), **captions
+            )
         else:
-            opened = open_dataset(dataset_path(dataset), **captions)
+            opened = open_dataset(dataset_path(dataset), name=dataset, **captions)
         text = report(opened)
         show_text(cls, text)
         return io.NodeOutput(opened, text)

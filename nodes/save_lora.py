@@ -9,15 +9,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..trainer_core.lora_files import (
-    LoraWeights,
-    build_metadata,
-    config_json,
-    parse_lora,
-    save_config,
-    save_lora,
-)
-from ..trainer_core.model.versions import versions
+from ..trainer_core.lora_files import build_metadata, config_json, parse_lora, save_config, save_lora
 from .feedback import show_text
 from .types import TrainedLoraModel
 
@@ -66,7 +58,8 @@ class Ideogram4SaveLoRA(io.ComfyNode):
         stem = unused_stem(Path(folder), name)
 
         modules = parse_lora(lora).modules
-        metadata = _metadata(lora, stem)
+        record = lora.record if isinstance(lora, TrainedLoraModel) else None
+        metadata = build_metadata(record, title=stem) if record else {"format": "pt", "modelspec.title": stem}
         files = {
             layout: save_lora(
                 modules,
@@ -78,8 +71,8 @@ class Ideogram4SaveLoRA(io.ComfyNode):
             for layout in FORMATS[output_lora_format]
         }
         written = list(files.values())
-        if isinstance(lora, TrainedLoraModel):
-            config = _config(lora, modules, output_lora_format, files)
+        if record:
+            config = config_json(record, output_lora_format=output_lora_format, files=files)
             written.append(save_config(config, folder=Path(folder), stem=f"{stem}_config"))
 
         text = "\n".join(path.relative_to(output).as_posix() for path in written)
@@ -94,49 +87,6 @@ def unused_stem(folder: Path, name: str) -> str:
     while any(existing.startswith(f"{name}_{number:05}") for existing in taken):
         number += 1
     return f"{name}_{number:05}"
-
-
-def _metadata(lora: dict[str, torch.Tensor], stem: str) -> dict[str, str]:
-    if not isinstance(lora, TrainedLoraModel):
-        return {"format": "pt", "modelspec.title": stem}
-    trained, data = lora.trained, lora.data
-    return build_metadata(
-        trained.settings,
-        title=stem,
-        base_model=lora.base_model,
-        width=data.width,
-        height=data.height,
-        trained_steps=trained.steps_done,
-        image_count=len(data.items),
-        dataset_fingerprint=data.fingerprint,
-        caption_sample=data.items[0].caption,
-        final_loss=trained.final_loss,
-        versions=versions(),
-    )
-
-
-def _config(
-    lora: TrainedLoraModel, modules: dict[str, LoraWeights], output_lora_format: str, files: dict[str, Path]
-) -> dict[str, Any]:
-    trained, data = lora.trained, lora.data
-    return config_json(
-        trained.settings,
-        width=data.width,
-        height=data.height,
-        trained_steps=trained.steps_done,
-        output_lora_format=output_lora_format,
-        counts={
-            "images": len(data.items),
-            "captions": len({item.caption for item in data.items}),
-            "modules": len(modules),
-        },
-        default_caption=data.default_caption or None,
-        base_model=lora.base_model,
-        dataset_fingerprint=data.fingerprint,
-        files={layout: path.name for layout, path in files.items()},
-        final_loss=trained.final_loss,
-        versions=versions(),
-    )
 
 
 def _ui_file(path: Path, output: Path) -> dict[str, Any]:

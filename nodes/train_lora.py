@@ -11,7 +11,6 @@ from comfy_api.latest import io
 from ..trainer_core.config import TrainSettings
 from ..trainer_core.lora_files import export_lora
 from ..trainer_core.model.encode import TrainingData
-from ..trainer_core.model.network import model_file_name
 from ..trainer_core.training.loop import StepReport, train
 from .feedback import Throttle, duration, show_text
 from .types import SettingsSocket, TrainedLoraModel, TrainingDataSocket
@@ -80,9 +79,7 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             show(step_line(step), force=step.step in (1, step.steps))
 
         trained = train(model, training_data, run, on_step=on_step, on_note=lambda note: show(note, force=True))
-        lora = TrainedLoraModel(
-            export_lora(trained.modules, "comfy"), trained, training_data, model_file_name(model)
-        )
+        lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
         return io.NodeOutput(lora, {"loss": trained.losses}, steps)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..trainer_core.model.encode import TrainingData
-from ..trainer_core.training.loop import TrainedLora
+from ..trainer_core.lora_files import TrainingRecord
 
 DatasetSocket = io.Custom("IDEOGRAM4_DATASET")
 TrainingDataSocket = io.Custom("IDEOGRAM4_TRAINING_DATA")
@@ -16,10 +15,6 @@ SettingsSocket = io.Custom("IDEOGRAM4_TRAIN_SETTINGS")
 class TrainedLoraModel(dict[str, torch.Tensor]):
     """A LORA_MODEL in comfy keys, as core's nodes take it, that also remembers the run it came from."""
 
-    def __init__(
-        self, tensors: dict[str, torch.Tensor], trained: TrainedLora, data: TrainingData, base_model: str
-    ) -> None:
+    def __init__(self, tensors: dict[str, torch.Tensor], record: TrainingRecord) -> None:
         super().__init__(tensors)
-        self.trained = trained
-        self.data = data
-        self.base_model = base_model
+        self.record = record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,3 +33,34 @@ def example(width: int, *, batch: int = 1, tokens: int = 7, latent: tuple[int, i
     text = torch.randn(batch, tokens, width, generator=draw)
     sigma = torch.linspace(0.2, 0.9, batch) if batch > 1 else torch.tensor([0.6])
     return noised, sigma, text, target
+
+
+def training_data(
+    folder: Path, patcher: Any, *, count: int = 3, size: tuple[int, int] = (64, 96), lengths: tuple[int, ...] = (7,)
+) -> Any:
+    """Training data of random latents and captions for a tiny model, as the encode step would leave it."""
+    from ideogram4_lora_trainer.trainer_core.model.cache import EncodingCache
+    from ideogram4_lora_trainer.trainer_core.model.encode import EncodedItem, TrainingData, projection_identity
+    from ideogram4_lora_trainer.trainer_core.model.latents import ideogram_statistics
+
+    cache, statistics = EncodingCache(folder), ideogram_statistics()
+    width = patcher.model.diffusion_model.input_proj.out_features
+    items = []
+    for index in range(count):
+        draw = torch.Generator().manual_seed(index)
+        latent = torch.randn(128, size[1] // 16, size[0] // 16, generator=draw)
+        text = torch.randn(lengths[index % len(lengths)], width, generator=draw)
+        item = EncodedItem(f"{index}.png", f"caption {index}", f"{index:02}aa", f"{index:02}bb")
+        cache.store(item.latent_key, statistics.denormalize(latent))
+        cache.store(item.text_key, text)
+        items.append(item)
+    return TrainingData(
+        items=tuple(items),
+        width=size[0],
+        height=size[1],
+        cache=cache,
+        projection=projection_identity(patcher),
+        vae_statistics=statistics,
+        default_caption="",
+        newly_encoded=0,
+    )

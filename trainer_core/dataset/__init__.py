@@ -1,0 +1,33 @@
+"""A zip or folder of images and captions, checked, and turned into pixels and texts of one size. No torch here."""
+
+from .crop import CropBox, crop_box, fit_image
+from .dataset import Dataset, Item, caption_for_crop, load_pixels
+from .images import decode_image
+from .json_caption import check_json_caption
+from .listing import Skipped
+from .opening import open_dataset, open_url
+from .remote import Network, fetch_dataset
+from .report import report
+from .resolution import PRESETS, Resolution, check_fit, resolve_resolution
+
+__all__ = [
+    "PRESETS",
+    "CropBox",
+    "Dataset",
+    "Item",
+    "Network",
+    "Resolution",
+    "Skipped",
+    "caption_for_crop",
+    "check_fit",
+    "check_json_caption",
+    "crop_box",
+    "decode_image",
+    "fetch_dataset",
+    "fit_image",
+    "load_pixels",
+    "open_dataset",
+    "open_url",
+    "report",
+    "resolve_resolution",
+]

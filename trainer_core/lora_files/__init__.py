@@ -1,0 +1,27 @@
+"""LoRA files: read every common layout, convert exactly, match against a model, write what all loaders take."""
+
+from .config_json import config_json, save_config
+from .export import comfy_state_dict, export_lora
+from .match import Match, match_modules
+from .metadata import build_metadata
+from .parse import ParsedLora, parse_lora
+from .read import read_lora
+from .record import TrainingRecord
+from .weights import LoraWeights
+from .write import save_lora
+
+__all__ = [
+    "LoraWeights",
+    "Match",
+    "ParsedLora",
+    "TrainingRecord",
+    "build_metadata",
+    "comfy_state_dict",
+    "config_json",
+    "export_lora",
+    "match_modules",
+    "parse_lora",
+    "read_lora",
+    "save_config",
+    "save_lora",
+]

@@ -112,7 +112,7 @@ def encode_dataset(
         cache=cache,
         projection=projection_identity(patcher),
         vae_statistics=statistics,
-        default_caption=dataset.default_caption,
+        default_caption=next((item.caption for item in dataset.items if item.caption_source != "file"), ""),
         newly_encoded=new_images + new_captions,
     )
 
@@ -155,7 +155,7 @@ def _encode_images(
     keys, new = [], 0
     for index, item in enumerate(dataset.items):
         host.raise_if_interrupted()
-        key = _digest("image", hashlib.sha256(dataset.read(item)).hexdigest(), f"{size[0]}x{size[1]}", vae_identity)
+        key = _digest("image", dataset.content_hash(item), f"{size[0]}x{size[1]}", vae_identity)
         if key not in cache:
             cache.store(key, _encode_image(dataset, item, size, vae, statistics))
             new += 1

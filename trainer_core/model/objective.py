@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-LOG_SNR_MIN = -15.0
-LOG_SNR_MAX = 18.0
-SIGMA_MIN = 1.0 / (1.0 + math.exp(LOG_SNR_MAX / 2))
-SIGMA_MAX = 1.0 / (1.0 + math.exp(LOG_SNR_MIN / 2))
+# The published schedule clamps 2 ln(sigma / (1 - sigma)) to -15..18: 5.5e-4 <= sigma <= 1 - 1.2e-4. It calls this a
+# log-SNR, but it is the logarithm of noise over data.
+SIGMA_MIN = 1.0 / (1.0 + math.exp(15 / 2))
+SIGMA_MAX = 1.0 / (1.0 + math.exp(-18 / 2))
 
 
 def log_sigma_mean(mu: float, width: int, height: int) -> float:
@@ -35,7 +35,7 @@ def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
 
 
 def sigma_from_uniform(u: Tensor, *, mu: float, std: float, width: int, height: int) -> Tensor:
-    """Quantile function of the noise level law: logit-normal, clamped to log-SNR -15..18. Returns float32.
+    """Quantile function of the noise level law: logit-normal, clamped at both ends. Returns float32.
 
     Source: Ideogram's published sampling schedule, used as the training law (mu 0, std 1.5).
     """

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from ..config import TrainSettings
 from ..errors import DoesNotFit, NonFinite, TrainingDataMismatch
-from ..lora_files import LoraWeights
+from ..lora_files import LoraWeights, TrainingRecord
 from ..model import host
 from ..model.adapters import Adapters, inject_adapters
 from ..model.encode import TrainingData, projection_identity
 from ..model.memory import activation_bytes, device_memory_bytes
-from ..model.network import Network, check_model, open_network
+from ..model.network import Network, check_model, model_file_name, open_network
 from ..model.objective import velocity_loss
 from .batch import make_batch
 from .guards import NonFiniteGuard
 from .plan import learning_rate, plan_step
+from .record import training_record
 from .self_check import self_check
 from .streams import generator
 
@@ -55,17 +56,10 @@ class TrainedLora:
     """The result of a run: adapter weights by module path, and how they came about."""
 
     modules: dict[str, LoraWeights]
-    settings: TrainSettings
-    steps_done: int
+    record: TrainingRecord
     losses: list[float]
     """Of every step that was applied."""
-    smoothed_losses: list[float]
     notes: list[str]
-
-    @property
-    def final_loss(self) -> float | None:
-        """The smoothed loss at the end, None when no step was applied."""
-        return self.smoothed_losses[-1] if self.smoothed_losses else None
 
 
 def train(
@@ -84,7 +78,7 @@ def train(
     needed_bytes = check_run(patcher, data, settings)
     try:
         with open_network(patcher, activation_bytes=needed_bytes) as network:
-            return _train(network, data, settings, on_step, on_note)
+            return _train(network, data, settings, model_file_name(patcher), on_step, on_note)
     except Exception as error:
         # Boundary with the device: only its out-of-memory signal is translated, everything else passes unchanged.
         if not host.is_out_of_memory(error):
@@ -127,6 +121,7 @@ def _train(
     network: Network,
     data: TrainingData,
     settings: TrainSettings,
+    base_model: str,
     on_step: Callable[[StepReport], None],
     on_note: Callable[[str], None],
 ) -> TrainedLora:
@@ -184,7 +179,7 @@ def _train(
                 step=step + 1,
                 steps=settings.steps,
                 loss=loss,
-                smoothed_loss=smoothed[-1] if smoothed else math.nan,
+                smoothed_loss=last(smoothed),
                 learning_rate=rate,
                 grad_norm=grad_norm,
                 skipped=not accepted,
@@ -193,7 +188,8 @@ def _train(
             )
         )
 
-    return TrainedLora(trained_weights(adapters), settings, settings.steps, losses, smoothed, notes)
+    record = training_record(settings, data, base_model, trained_steps=settings.steps, final_loss=last(smoothed))
+    return TrainedLora(trained_weights(adapters), record, losses, notes)
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
@@ -206,6 +202,11 @@ def smooth(previous: float, loss: float, count: int) -> float:
     """Running mean of the loss: the plain mean at first, then an exponential one of weight `SMOOTHING`."""
     weight = min(SMOOTHING, 1.0 - 1.0 / count)
     return weight * previous + (1.0 - weight) * loss
+
+
+def last(values: list[float]) -> float:
+    """The latest value, NaN while there is none."""
+    return values[-1] if values else math.nan
 
 
 def trained_weights(adapters: Adapters) -> dict[str, LoraWeights]:
