@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..trainer_core.config import TrainSettings
 from ..trainer_core.dataset import open_dataset, open_url, report
 from ..trainer_core.errors import DatasetUnreadable, UserError
 from ..trainer_core.model import host
@@ -88,7 +89,7 @@ class Ideogram4LoadDataset(io.ComfyNode):
             )
         else:
             opened = open_dataset(dataset_path(dataset), name=dataset, **captions)
-        text = report(opened)
+        text = report(opened, steps=TrainSettings().steps)
         show_text(cls, text)
         return io.NodeOutput(opened, text)
 

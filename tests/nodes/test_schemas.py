@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import ideogram4_lora_trainer as pack
 import pytest
 
 FROZEN = Path(__file__).with_name("frozen_nodes.json")
 
 
 @pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
+def schemas(pack: ModuleType) -> dict[str, Any]:
     async def collect() -> dict[str, Any]:
         extension = await pack.comfy_entrypoint()
         return {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in await extension.get_node_list()}
