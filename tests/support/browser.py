@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "e2e"
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 
 
 class BrowserError(RuntimeError):

@@ -115,7 +115,7 @@ def snapshot(patcher: Any) -> Any:
         [(name, id(m), len(m._forward_hooks), len(m._forward_pre_hooks), m.training) for name, m in patcher.model.named_modules()],
         {name: p.requires_grad for name, p in patcher.model.named_parameters()},
         comfy.model_management.in_training,
-        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cuda.matmul.fp32_precision,
         torch.is_grad_enabled(),
         torch.get_rng_state(),
     )

@@ -14,8 +14,6 @@ from PIL import Image, ImageCms
 
 from .decode import MAX_PROFILE_BYTES
 
-_MODE_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-
 
 def to_srgb_on_white(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert a decoded image to mode RGB; what is transparent becomes white."""
@@ -59,11 +57,8 @@ def _through_profile(image: Image.Image, profile: bytes | None) -> Image.Image |
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = _MODE_OF_PROFILE.get(source.profile.xcolor_space.strip())
-        if image.mode == "L" and mode == "RGB":  # grey pixels in a colour space are common
+        if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":  # grey in a colour space is common
             image = image.convert("RGB")
-        if image.mode != mode:
-            return None
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # also a profile for another kind of pixels
         return None

@@ -28,6 +28,9 @@ from .refusal import Refused
 MAX_PROFILE_BYTES = 8 * 2**20
 """The largest colour profiles in use (CMYK presses) are 3 MB."""
 
+MAX_PNG_CHUNKS = 1_000_000
+"""Some encoders cut the pixels into chunks of 256 bytes; empty chunks only cost time."""
+
 _PILLOW_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -115,8 +118,7 @@ def _decode_png(data: bytes, header: ImageHeader) -> Decoded:
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Every chunk up to IEND, its checksum verified where it matters; a PNG without IEND is cut off."""
     position = len(PNG_SIGNATURE)
-    kind = b""
-    while kind != b"IEND":
+    for _ in range(MAX_PNG_CHUNKS):
         length, kind = struct.unpack_from(">L4s", data, position)
         body = data[position + 8 : position + 8 + length]
         (crc,) = struct.unpack_from(">L", data, position + 8 + length)
@@ -125,7 +127,10 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise Refused(_BROKEN)
         if sound:  # a damaged comment or profile is as good as none
             yield kind, body
+        if kind == b"IEND":
+            return
         position += 12 + length
+    raise Refused(f"has more than {MAX_PNG_CHUNKS:,} chunks; save it again")
 
 
 def _png_chunk(kind: bytes, body: bytes) -> bytes:

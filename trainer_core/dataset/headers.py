@@ -24,9 +24,13 @@ MAX_IMAGE_PIXELS = 100_000_000
 MAX_HEADER_BYTES = 64 * 2**20
 """Phones put depth maps and second pictures, megabytes of them, ahead of a JPEG's size."""
 
+MAX_PARTS = 10_000
+"""Segments or chunks ahead of the pixels; JPEG's are at most 64 KiB each, so the limit above is reached first."""
+
 PNG, JPEG, WEBP = "PNG", "JPEG", "WebP"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+_TOO_MANY_PARTS = f"has more than {MAX_PARTS:,} parts ahead of its pixels; save it again"
 _UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
 _TIFF_SHORT = 3
@@ -137,7 +141,7 @@ def _png_header(reader: _Reader) -> ImageHeader:
         raise Refused("is a damaged PNG (wrong checksum); replace it with an intact copy")
     width, height = struct.unpack(">2L", body[:8])
     orientation = _UPRIGHT
-    while True:
+    for _ in range(MAX_PARTS):
         length, kind = struct.unpack(">L4s", reader.take(8))
         if kind in (b"IDAT", b"IEND"):
             return ImageHeader(PNG, width, height, orientation)
@@ -145,6 +149,7 @@ def _png_header(reader: _Reader) -> ImageHeader:
             orientation = exif_orientation(reader.take(length))
             length = 0
         reader.skip(length + 4)
+    raise Refused(_TOO_MANY_PARTS)
 
 
 # ---- JPEG ----------------------------------------------------------------------------------------------------
@@ -154,7 +159,9 @@ def _jpeg_header(reader: _Reader, *, marker: int) -> ImageHeader:
     """Walk the segments up to the first scan. `reader` stands behind the first marker."""
     size: tuple[int, int] | None = None
     orientation: int | None = None
-    while marker != _START_OF_SCAN:
+    for _ in range(MAX_PARTS):
+        if marker == _START_OF_SCAN:
+            break
         if marker == 0xD9:
             raise Refused("is a JPEG without pixels; replace it with an intact copy")
         if marker not in _WITHOUT_LENGTH:
@@ -171,6 +178,8 @@ def _jpeg_header(reader: _Reader, *, marker: int) -> ImageHeader:
                 orientation = exif_orientation(body) if body[:6] == b"Exif\0\0" else None
             reader.skip(length)
         marker = _next_marker(reader)
+    else:
+        raise Refused(_TOO_MANY_PARTS)
     if size is None:
         raise Refused("is a JPEG without a size; replace it with an intact copy")
     return ImageHeader(JPEG, *size, orientation or _UPRIGHT)
@@ -214,11 +223,12 @@ def _webp_header(reader: _Reader) -> ImageHeader:
 
 def _webp_orientation(reader: _Reader) -> int:
     """The Exif chunk comes after the pixels, so this reads the file to its end; few WebP files have one."""
-    while True:
+    for _ in range(MAX_PARTS):
         kind, length = struct.unpack("<4sL", reader.take(8))
         if kind == b"EXIF":
             return exif_orientation(reader.take(length))
         reader.skip(length + length % 2)
+    raise Refused(_TOO_MANY_PARTS)
 
 
 # ---- Exif ----------------------------------------------------------------------------------------------------

@@ -44,19 +44,30 @@ def training_mode(device: torch.device) -> Iterator[None]:
     collapses Ideogram 4's image positions (they start at 65536), so all four are set here and restored afterwards.
     """
     was_training = comfy.model_management.in_training
-    was_tf32 = torch.backends.cuda.matmul.allow_tf32
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device_type=device.type, enabled=False),
+        _exact_fp32_matmul(),
     ):
         comfy.model_management.in_training = True
-        torch.backends.cuda.matmul.allow_tf32 = False
         try:
             yield
         finally:
             comfy.model_management.in_training = was_training
-            torch.backends.cuda.matmul.allow_tf32 = was_tf32
+
+
+@contextmanager
+def _exact_fp32_matmul() -> Iterator[None]:
+    """Switch TF32 off. torch 2.9 renamed the switch, and refuses to mix its two names."""
+    matmul = torch.backends.cuda.matmul
+    name, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, exact)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
 
 
 def load_on_device(patcher: Any, memory_bytes: int) -> None:
