@@ -25,7 +25,7 @@ class Ideogram4EncodeDataset(io.ComfyNode):
             node_id="Ideogram4EncodeDataset",
             display_name="Ideogram 4 Encode Dataset",
             category="model/training/ideogram 4",
-            description="Encode every image and caption once. Results are kept on disk, so a second run starts at once.",
+            description="Encode every image and caption once. Results stay on disk, so a second run starts at once.",
             search_aliases=["cache latents", "encode captions", "training data"],
             inputs=[
                 DatasetSocket.Input("dataset", tooltip="The dataset to encode."),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import server
 from comfy_api.latest import io
+
+import server
 
 UPDATE_INTERVAL_S = 0.5
 

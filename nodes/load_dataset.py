@@ -123,7 +123,8 @@ def dataset_path(name: str) -> Path:
     """The zip or folder behind a combo value, checked again. Raises `DatasetUnreadable` or `PathOutsideRoot`."""
     if name == NOTHING:
         raise DatasetUnreadable(
-            "No dataset is chosen. Put a zip of images and captions into ComfyUI's input folder, press R to refresh, and pick it."
+            "No dataset is chosen. Put a zip of images and captions into ComfyUI's input folder, press R to refresh, "
+            "and pick it."
         )
     path = resolve_inside(Path(folder_paths.get_input_directory()), name)
     if not path.exists():

@@ -29,16 +29,24 @@ class Ideogram4LoadLoRA(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="Ideogram 4 (the conditional model)."),
                 io.Combo.Input(
-                    "lora_name", options=folder_paths.get_filename_list("loras"),
+                    "lora_name",
+                    options=folder_paths.get_filename_list("loras"),
                     tooltip="comfy, fal, diffusers, kohya and other spellings are read. Newly trained files appear "
                     "after a refresh (R).",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=False,
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    round=False,
                     tooltip="1 is the strength it was trained at; 0 leaves the model as it is.",
                 ),
                 io.Combo.Input(
-                    "mode", options=list(MODES), default="auto",
+                    "mode",
+                    options=list(MODES),
+                    default="auto",
                     tooltip="bypass adds the LoRA while the model runs, exactly; merge adds it to the weights, which "
                     "rounds on fp8, nvfp4 and int8 models. auto bypasses on those and merges on bf16.",
                 ),
@@ -58,7 +66,9 @@ class Ideogram4LoadLoRA(io.ComfyNode):
         bypass = is_quantized(model) if MODES[mode] is None else MODES[mode]
         applied = apply_lora(model, lora.modules, strength=strength, bypass=bypass)
         count = len(lora.modules)
-        show_text(cls, f"{count} of {count} modules matched ({lora.layout} keys), {'bypass' if bypass else 'merge'} mode.")
+        show_text(
+            cls, f"{count} of {count} modules matched ({lora.layout} keys), {'bypass' if bypass else 'merge'} mode."
+        )
         return io.NodeOutput(applied)
 
 

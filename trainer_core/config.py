@@ -104,7 +104,12 @@ def _check_int(settings: TrainSettings, name: str, low: int, high: int) -> None:
 
 def _check_float(settings: TrainSettings, name: str, low: float, high: float) -> None:
     value = getattr(settings, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
         raise SettingsError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
 
 

@@ -25,4 +25,6 @@ def resolve_inside(root: Path, text: str) -> Path:
         path = Path(os.path.realpath(root / text.replace("\\", "/")))
         if path == root or root in path.parents:
             return path
-    raise PathOutsideRoot(f"{text!r} is outside of {root.name}. Use a name inside that folder, without '..' or a drive letter.")
+    raise PathOutsideRoot(
+        f"{text!r} is outside of {root.name}. Use a name inside that folder, without '..' or a drive letter."
+    )

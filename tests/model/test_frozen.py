@@ -83,7 +83,7 @@ def test_loss_and_gradients_equal_those_of_peft_on_the_dequantized_model(opened:
 def test_the_model_is_left_bit_identical(opened: Callable[..., Any], fmt: str) -> None:
     import comfy.model_management
 
-    with opened(fmt) as (patcher, network, adapters):
+    with opened(fmt) as (patcher, network, _adapters):
         modules = {name: (id(m), type(m)) for name, m in patcher.model.named_modules()}
         before = {name: tensor.clone() for name, tensor in patcher.model.state_dict().items()}
         noised, sigma, text, target = example(patcher.model.diffusion_model.input_proj.out_features)
@@ -98,8 +98,11 @@ def test_the_model_is_left_bit_identical(opened: Callable[..., Any], fmt: str) -
 
 def test_no_base_weight_is_kept_for_the_backward_pass(opened: Callable[..., Any]) -> None:
     with opened("fp8_scaled") as (patcher, network, _adapters):
-        shapes = {(layer.out_features, layer.in_features) for layer in patcher.model.diffusion_model.modules()
-                  if hasattr(layer, "in_features")}
+        shapes = {
+            (layer.out_features, layer.in_features)
+            for layer in patcher.model.diffusion_model.modules()
+            if hasattr(layer, "in_features")
+        }
         shapes |= {shape[::-1] for shape in shapes}
         kept: list[tuple[int, ...]] = []
         noised, sigma, text, _ = example(patcher.model.diffusion_model.input_proj.out_features)

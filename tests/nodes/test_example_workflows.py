@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-import example_workflows as examples
 import pytest
+
+import example_workflows as examples
 
 OUR_MODULE = f"custom_nodes.{examples.PACK}"
 STOCK_MODULES = ("nodes", "comfy_extras.")

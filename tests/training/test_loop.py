@@ -112,7 +112,10 @@ def snapshot(patcher: Any) -> Any:
 
     return (
         {name: tensor.clone() for name, tensor in patcher.model.state_dict().items()},
-        [(name, id(m), len(m._forward_hooks), len(m._forward_pre_hooks), m.training) for name, m in patcher.model.named_modules()],
+        [
+            (name, id(m), len(m._forward_hooks), len(m._forward_pre_hooks), m.training)
+            for name, m in patcher.model.named_modules()
+        ],
         {name: p.requires_grad for name, p in patcher.model.named_parameters()},
         comfy.model_management.in_training,
         torch.backends.cuda.matmul.fp32_precision,
@@ -169,7 +172,9 @@ def test_out_of_memory_names_size_batch_and_remedy(
     else:
         monkeypatch.setattr(torch.optim.AdamW, "step", fail)
     before = snapshot(patcher)
-    with pytest.raises(DoesNotFit, match=r"64x96 with batch size 2 .* Tried to allocate 2.00 GiB.* Lower the batch size") as caught:
+    with pytest.raises(
+        DoesNotFit, match=r"64x96 with batch size 2 .* Tried to allocate 2.00 GiB.* Lower the batch size"
+    ) as caught:
         run(with_(batch_size=2))
     assert caught.value.__context__ is None, "the original exception would keep the device's tensors alive"
     assert unchanged(before, snapshot(patcher))
@@ -180,14 +185,14 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(loop, "device_memory_bytes", lambda _device: 2**20)
     monkeypatch.setattr(network, "frozen_copy", lambda *_: pytest.fail("the model was opened"))
-    with pytest.raises(DoesNotFit, match="GiB"):
+    with pytest.raises(DoesNotFit, match=r"GiB"):
         run()
 
 
 def test_three_bad_steps_in_a_row_stop_the_run(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[loop.StepReport] = []
     monkeypatch.setattr(loop, "velocity_loss", lambda v, _t: v.sum(dim=(1, 2, 3)) * float("nan"))
-    with pytest.raises(NonFinite, match="step 3.* Lower the learning rate"):
+    with pytest.raises(NonFinite, match=r"step 3.* Lower the learning rate"):
         run(reports=reports)
     assert [r.skipped for r in reports] == [True, True]
 
@@ -195,9 +200,7 @@ def test_three_bad_steps_in_a_row_stop_the_run(run: Callable[..., Any], monkeypa
 def test_one_bad_step_is_skipped_and_reported(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[loop.StepReport] = []
     real, calls = loop.velocity_loss, iter(range(100))
-    monkeypatch.setattr(
-        loop, "velocity_loss", lambda v, t: real(v, t) * (float("inf") if next(calls) == 1 else 1.0)
-    )
+    monkeypatch.setattr(loop, "velocity_loss", lambda v, t: real(v, t) * (float("inf") if next(calls) == 1 else 1.0))
     trained = run(reports=reports)
     assert [r.skipped for r in reports] == [False, True, False, False]
     assert len(trained.losses) == 3
@@ -206,18 +209,18 @@ def test_one_bad_step_is_skipped_and_reported(run: Callable[..., Any], monkeypat
 
 def test_data_of_another_model_is_refused(patcher: Any, tmp_path: Path) -> None:
     data = dataclasses.replace(training_data(tmp_path, patcher), projection="another")
-    with pytest.raises(TrainingDataMismatch, match="Connect the same model"):
+    with pytest.raises(TrainingDataMismatch, match=r"Connect the same model"):
         loop.train(patcher, data, SETTINGS)
 
 
 def test_the_unconditional_twin_is_refused_by_its_file_name(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
     twin = tiny_model("bf16", unconditional=True)
-    with pytest.raises(WrongModel, match="ideogram4_tiny_unconditional_bf16.safetensors is the unconditional"):
+    with pytest.raises(WrongModel, match=r"ideogram4_tiny_unconditional_bf16\.safetensors is the unconditional"):
         loop.train(twin, None, SETTINGS)
 
 
 def test_what_is_no_ideogram_4_is_refused(tiny_vae: Any) -> None:
-    with pytest.raises(WrongModel, match="AutoencoderKL, not Ideogram 4"):
+    with pytest.raises(WrongModel, match=r"AutoencoderKL, not Ideogram 4"):
         loop.train(tiny_vae.patcher, None, SETTINGS)
 
 
@@ -256,6 +259,8 @@ def test_a_taught_model_passes_without_a_note(patcher: Any, taught_data: Any) ->
 
 
 def test_a_dead_gradient_stops_the_run(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "_attention", lambda _f, q, k, v, *_a, **_k: torch.zeros_like(v.transpose(1, 2).flatten(2)))
+    monkeypatch.setattr(
+        network, "_attention", lambda _f, q, k, v, *_a, **_k: torch.zeros_like(v.transpose(1, 2).flatten(2))
+    )
     with pytest.raises(SelfCheckFailed, match=r"No usable gradient reaches \d+ of \d+ .*attention.qkv"):
         run()

@@ -73,7 +73,9 @@ def test_streams_are_independent_and_reproducible() -> None:
             for step in range(50):
                 draws[generator(seed, purpose, step).initial_seed()] += 1
     assert max(draws.values()) == 1
-    assert torch.equal(torch.rand(3, generator=generator(1, "noise", 2)), torch.rand(3, generator=generator(1, "noise", 2)))
+    assert torch.equal(
+        torch.rand(3, generator=generator(1, "noise", 2)), torch.rand(3, generator=generator(1, "noise", 2))
+    )
 
 
 def test_streams_leave_the_global_generator_alone() -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import WrongModel
 from .frozen import AdaptedLinearFunction, FrozenLinear
+from .host import ComfyModule
 
 ADAPTER = "default"
 LINEARS = ("attention.qkv", "attention.o", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
@@ -47,14 +49,14 @@ class Adapters:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """fp32 masters by name: `<module>.down` (R, I) and `<module>.up` (O, R)."""
-        named: dict[str, nn.Parameter] = {}
+        named: dict[str, Any] = {}
         for path, layer in self.layers.items():
             named[f"{path}.down"] = layer.lora_A[ADAPTER].weight
             named[f"{path}.up"] = layer.lora_B[ADAPTER].weight
         return named
 
 
-def target_paths(network: nn.Module, *, train_modulation: bool) -> list[str]:
+def target_paths(network: ComfyModule, *, train_modulation: bool) -> list[str]:
     """Module paths to adapt, block by block: 5 per block, 6 with the modulation.
 
     Raises `WrongModel` when a path is missing or is not a linear layer.
@@ -72,7 +74,7 @@ def target_paths(network: nn.Module, *, train_modulation: bool) -> list[str]:
 
 
 def inject_adapters(
-    network: nn.Module,
+    network: ComfyModule,
     *,
     rank: int,
     rank_stabilized: bool,
@@ -112,8 +114,9 @@ def inject_adapters(
 
 
 def _initialise(layer: AdaptedLinear, generator: torch.Generator, device: torch.device) -> None:
-    bound = 1.0 / math.sqrt(layer.in_features)
-    down = torch.empty(layer.r[ADAPTER], layer.in_features).uniform_(-bound, bound, generator=generator)
-    up = torch.zeros(layer.out_features, layer.r[ADAPTER])
+    rank = layer.r[ADAPTER]
+    base: ComfyModule = layer.base_layer
+    bound = 1.0 / math.sqrt(base.in_features)
+    down = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
     layer.lora_A[ADAPTER].weight = nn.Parameter(down.to(device))
-    layer.lora_B[ADAPTER].weight = nn.Parameter(up.to(device))
+    layer.lora_B[ADAPTER].weight = nn.Parameter(torch.zeros(base.out_features, rank, device=device))

@@ -19,6 +19,7 @@ from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
 from ..lora_files import LoraWeights, comfy_state_dict, match_modules
+from .host import ComfyModule
 from .network import check_architecture
 
 
@@ -54,7 +55,7 @@ def is_quantized(patcher: Any) -> bool:
     return any(_is_quantized(module) for module in modules if hasattr(module, "in_features"))
 
 
-def _is_quantized(linear: nn.Module) -> bool:
+def _is_quantized(linear: ComfyModule) -> bool:
     # Files with scales become ComfyUI's quantised tensors; plain fp8 files are stored in that dtype without one.
     return getattr(linear, "quant_format", None) is not None or linear.weight.dtype.itemsize == 1
 

@@ -178,7 +178,8 @@ def _encode_image(
         raise WrongVae(f"The VAE turned {item.name} into {tuple(raw.shape)} instead of {expected}. Connect flux2-vae.")
     if not raw.isfinite().all():
         raise NonFinite(
-            f"The VAE produced NaN or infinite values for {item.name}. Start ComfyUI with --fp32-vae, or replace the image."
+            f"The VAE produced NaN or infinite values for {item.name}. "
+            "Start ComfyUI with --fp32-vae, or replace the image."
         )
     return raw
 

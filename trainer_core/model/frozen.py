@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from . import host
+from .host import ComfyModule
 
 
 class FrozenLinear(nn.Module):
     """A ComfyUI linear whose weight gets no gradient. `base` is held, not owned: it is not in the module tree."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: ComfyModule) -> None:
         super().__init__()
         self.in_features: int = base.in_features
         self.out_features: int = base.out_features
@@ -31,7 +32,7 @@ class FrozenLinear(nn.Module):
         self._base = (base,)
 
     @property
-    def base(self) -> nn.Module:
+    def base(self) -> ComfyModule:
         return self._base[0]
 
     @property
@@ -52,7 +53,7 @@ class _FrozenLinearFunction(torch.autograd.Function):
     """`x @ W.T + b`; the backward casts W again instead of saving it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: nn.Module) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: ComfyModule) -> Tensor:
         ctx.base = base
         with host.cast_weights(base, x.device, x.dtype) as (weight, bias):
             return F.linear(x, weight, bias)
@@ -101,7 +102,7 @@ class AdaptedLinearFunction(torch.autograd.Function):
 class FrozenNorm(nn.Module):
     """RMSNorm or LayerNorm over a small private copy of the weight, which autograd may keep."""
 
-    def __init__(self, base: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, base: ComfyModule, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.normalized_shape, self.eps = base.normalized_shape, base.eps
         self.is_rms = isinstance(base, nn.RMSNorm)
@@ -116,15 +117,16 @@ class FrozenNorm(nn.Module):
 class FrozenEmbedding(nn.Module):
     """An embedding over a private copy of its table."""
 
-    def __init__(self, base: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, base: ComfyModule, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight, _ = _private_copy(base, device, dtype)
+        with host.cast_weights(base, device, dtype) as (weight, _):
+            self.weight = _own(weight)
 
     def forward(self, index: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
         return F.embedding(index, self.weight).to(out_dtype or self.weight.dtype)
 
 
-def frozen_copy(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def frozen_copy(module: ComfyModule, device: torch.device, dtype: torch.dtype) -> ComfyModule:
     """A module tree of the same classes and names over the same linear weights, usable under autograd.
 
     Containers are shallow copies; linears, norms and embeddings are replaced by their frozen forms. Raises
@@ -146,10 +148,13 @@ def frozen_copy(module: nn.Module, device: torch.device, dtype: torch.dtype) -> 
 
 
 def _private_copy(
-    base: nn.Module, device: torch.device, dtype: torch.dtype
+    base: ComfyModule, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Parameter | None, nn.Parameter | None]:
     if base.weight is None:
         return None, None
-    with host.cast_weights(base, device, dtype) as tensors:
-        weight, bias = (None if t is None else nn.Parameter(t.detach().clone(), requires_grad=False) for t in tensors)
-    return weight, bias
+    with host.cast_weights(base, device, dtype) as (weight, bias):
+        return _own(weight), None if bias is None else _own(bias)
+
+
+def _own(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)

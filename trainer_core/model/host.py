@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import comfy.model_management
 import comfy.ops
 import comfy.quant_ops
 import torch
-from torch import nn
+
+ComfyModule: TypeAlias = Any
+"""A module of ComfyUI's, whose attributes no type checker can see."""
 
 
 @contextmanager
 def cast_weights(
-    module: nn.Module, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    module: ComfyModule, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Yield `(weight, bias)` of a ComfyUI module on `device` in `dtype`, dequantised and patched.
 
     The tensors may live in a buffer that the next cast reuses: they are valid inside the block only and must never

@@ -37,7 +37,8 @@ class LatentStatistics:
         offset = (self.shift - other.shift) / other.scale
         ratio = self.scale / other.scale
         return (
-            f"mean offset rms {offset.square().mean().sqrt().item():.3f} sigma (largest {offset.abs().max().item():.3f}), "
+            f"mean offset rms {offset.square().mean().sqrt().item():.3f} sigma "
+            f"(largest {offset.abs().max().item():.3f}), "
             f"scale ratio {ratio.min().item():.3f} to {ratio.max().item():.3f}"
         )
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from torch import nn
 
 from ..config import TrainSettings
+from .host import ComfyModule
 
 _GRADIENT_AND_ADAMW = 4 * 4
 """Bytes per trained value: fp32 weight, gradient and two moments."""
@@ -19,7 +19,7 @@ _TEXT_TOKENS = 512
 """Room for a long caption."""
 
 
-def activation_bytes(diffusion_model: nn.Module, settings: TrainSettings, width: int, height: int) -> int:
+def activation_bytes(diffusion_model: ComfyModule, settings: TrainSettings, width: int, height: int) -> int:
     """Estimated bytes for activations, adapters and optimiser at an image size in pixels.
 
     Counts, per block, the tensors that its backward keeps; with checkpointing one block at a time and the inputs of
@@ -43,9 +43,13 @@ def device_memory_bytes(device: torch.device) -> int:
     return comfy.model_management.get_total_memory(device)
 
 
-def _adapter_values(diffusion_model: nn.Module, settings: TrainSettings) -> int:
+def _adapter_values(diffusion_model: ComfyModule, settings: TrainSettings) -> int:
     block = diffusion_model.layers[0]
-    linears: list[Any] = [block.attention.qkv, block.attention.o, *(getattr(block.feed_forward, n) for n in ("w1", "w2", "w3"))]
+    linears: list[Any] = [
+        block.attention.qkv,
+        block.attention.o,
+        *(getattr(block.feed_forward, n) for n in ("w1", "w2", "w3")),
+    ]
     if settings.train_modulation:
         linears.append(block.adaln_modulation)
     return len(diffusion_model.layers) * settings.rank * sum(m.in_features + m.out_features for m in linears)

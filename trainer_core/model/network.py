@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import WrongModel
 from . import host
 from .frozen import frozen_copy
+from .host import ComfyModule
 
 REAL_WIDTH = 4608
 REAL_MIN_SIDE = 256
@@ -31,7 +32,7 @@ REAL_MIN_SIDE = 256
 class Network:
     """A frozen, differentiable view of the connected model. The model itself is left untouched."""
 
-    module: nn.Module
+    module: ComfyModule
     timestep: Callable[[Tensor], Tensor]
     device: torch.device
     dtype: torch.dtype
@@ -77,7 +78,7 @@ def open_network(patcher: Any, *, activation_bytes: int) -> Iterator[Network]:
             host.empty_cache()
 
 
-def check_architecture(patcher: Any) -> nn.Module:
+def check_architecture(patcher: Any) -> ComfyModule:
     """Return the diffusion model inside a `ModelPatcher`, or raise `WrongModel` saying what is connected instead."""
     model = getattr(patcher, "model", None)
     if not isinstance(model, comfy.model_base.Ideogram4):
@@ -88,7 +89,7 @@ def check_architecture(patcher: Any) -> nn.Module:
     return model.diffusion_model
 
 
-def check_model(patcher: Any) -> nn.Module:
+def check_model(patcher: Any) -> ComfyModule:
     """Like `check_architecture`, and also refuse what cannot be trained: the unconditional twin, bypass LoRAs."""
     diffusion_model = check_architecture(patcher)
     if "unconditional" in model_file_name(patcher):
@@ -146,7 +147,9 @@ def project_text(patcher: Any, features: Tensor) -> Tensor:
         return F.linear(features, weight, bias).cpu()
 
 
-def _attention(_function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any) -> Tensor:
+def _attention(
+    _function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any
+) -> Tensor:
     """torch's attention whatever ComfyUI was started with: some of its kernels have no backward.
 
     q, k, v are (B, heads, L, head_dim); returns (B, L, heads * head_dim).

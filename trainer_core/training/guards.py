@@ -30,6 +30,7 @@ class NonFiniteGuard:
         if self.in_a_row >= MAX_IN_A_ROW or self.in_all >= MAX_IN_ALL:
             raise NonFinite(
                 f"Training became unstable: the loss or gradient was not finite in {self.in_all} steps, the last at "
-                f"step {step + 1}. Lower the learning rate (a half or a third), or turn gradient clipping on, and run again."
+                f"step {step + 1}. Lower the learning rate (a half or a third), "
+                "or turn gradient clipping on, and run again."
             )
         return False

@@ -113,7 +113,8 @@ def _too_large(data: TrainingData, settings: TrainSettings, reason: str) -> str:
         advice = "Turn gradient checkpointing on"
     return (
         f"Training at {data.width}x{data.height} with batch size {settings.batch_size} and rank {settings.rank} does "
-        f"not fit on the device ({reason}). {advice}, and run again; gradient accumulation gives the same result as a larger batch."
+        f"not fit on the device ({reason}). {advice}, and run again; "
+        "gradient accumulation gives the same result as a larger batch."
     )
 
 
@@ -225,4 +226,7 @@ def trained_weights(adapters: Adapters) -> dict[str, LoraWeights]:
 
 def _require_finite(path: str, *tensors: Tensor) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise NonFinite(f"The trained adapter of {path} holds NaN or infinite values, so nothing was saved. Lower the learning rate.")
+        raise NonFinite(
+            f"The trained adapter of {path} holds NaN or infinite values, so nothing was "
+            "saved. Lower the learning rate."
+        )
