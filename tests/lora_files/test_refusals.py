@@ -198,6 +198,7 @@ def test_match_refuses_in_part_and_in_whole() -> None:
     assert "layers.29.attention.o and 4 more" in message
     assert "Nothing was applied. Choose" in message
     assert "none of its 14 modules matched" in refusal(LoraMismatch, lambda: match_modules(deeper, SHAPES))
+    assert "none of its 0 modules matched" in refusal(LoraMismatch, lambda: match_modules({}, SHAPES))
 
 
 def test_match_refuses_other_sizes_by_one() -> None:

@@ -81,6 +81,12 @@ def test_tensors_lie_as_safetensors_itself_lays_them(tmp_path: Path) -> None:
     assert header["__metadata__"]["modelspec.hash_sha256"] == "0x" + hashlib.sha256(data).hexdigest()
 
 
+def test_tensors_start_at_a_multiple_of_eight_bytes(tmp_path: Path) -> None:
+    for length in range(8):
+        content = save(tmp_path, metadata={"title": "x" * length}).read_bytes()
+        assert struct.unpack("<Q", content[:8])[0] % 8 == 0
+
+
 def test_equal_loras_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
     metadata = {f"key{number}": str(number) for number in range(8)}
     first = save(tmp_path / "a", metadata=metadata)
