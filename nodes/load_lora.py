@@ -13,7 +13,7 @@ from ..trainer_core.lora_files import read_lora
 from ..trainer_core.model.apply import apply_lora, is_quantized
 from .feedback import show_text
 
-MODES = {"auto": None, "bypass": True, "merge": False}
+MODES = ["auto", "bypass", "merge"]
 
 
 class Ideogram4LoadLoRA(io.ComfyNode):
@@ -45,7 +45,7 @@ class Ideogram4LoadLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=MODES,
                     default="auto",
                     tooltip="bypass adds the LoRA while the model runs, exactly; merge adds it to the weights, which "
                     "rounds on fp8, nvfp4 and int8 models. auto bypasses on those and merges on bf16.",
@@ -63,8 +63,8 @@ class Ideogram4LoadLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, lora_name: str, strength: float, mode: str) -> io.NodeOutput:
         lora = read_lora(lora_path(lora_name))
-        bypass = is_quantized(model) if MODES[mode] is None else MODES[mode]
-        applied = apply_lora(model, lora.modules, strength=strength, bypass=bypass)
+        bypass = is_quantized(model) if mode == "auto" else mode == "bypass"
+        applied = apply_lora(model, lora.modules, strength=strength, bypass=bypass, name=lora_name)
         count = len(lora.modules)
         show_text(
             cls, f"{count} of {count} modules matched ({lora.layout} keys), {'bypass' if bypass else 'merge'} mode."

@@ -28,7 +28,9 @@ LIMITS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize(("name", "limits"), LIMITS.items())
 def test_limits_from_both_sides(name: str, limits: tuple[Any, Any]) -> None:
     low, high = limits
-    below, above = (low - 1, high + 1) if isinstance(low, int) else (math.nextafter(low, -9e9), math.nextafter(high, 9e9))
+    below, above = (
+        (low - 1, high + 1) if isinstance(low, int) else (math.nextafter(low, -9e9), math.nextafter(high, 9e9))
+    )
     for value in limits:
         assert getattr(TrainSettings(**{name: value}), name) == value
     for value in (below, above, "1", None, True, float("nan")):

@@ -23,14 +23,14 @@ from .host import ComfyModule
 from .network import check_architecture
 
 
-def apply_lora(patcher: Any, modules: Mapping[str, LoraWeights], *, strength: float, bypass: bool | None = None) -> Any:
-    """A clone of `patcher` with the LoRA at `strength`; `bypass=None` adds on a quantised base and merges otherwise.
+def apply_lora(
+    patcher: Any, modules: Mapping[str, LoraWeights], *, strength: float, bypass: bool, name: str = "The LoRA"
+) -> Any:
+    """A clone of `patcher` with the LoRA at `strength`, added in the forward pass (`bypass`) or merged.
 
-    Raises `WrongModel` and `LoraMismatch`.
+    `name` is what messages call it. Raises `WrongModel` and `LoraMismatch`.
     """
-    match_modules(modules, linear_shapes(patcher))
-    if bypass is None:
-        bypass = is_quantized(patcher)
+    match_modules(modules, linear_shapes(patcher), name=name)
     if not bypass:
         merged, _ = comfy.sd.load_lora_for_models(patcher, None, comfy_state_dict(dict(modules)), strength, 0)
         return merged

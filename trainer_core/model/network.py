@@ -67,8 +67,9 @@ def open_network(patcher: Any, *, activation_bytes: int) -> Iterator[Network]:
     """
     diffusion_model = check_model(patcher)
     device, dtype = patcher.load_device, compute_dtype(patcher)
+    # Loaded as any other node would load it, so that ComfyUI meets its own kind of tensors when it unloads it.
+    host.load_on_device(patcher, activation_bytes)
     with host.training_mode(device):
-        host.load_on_device(patcher, activation_bytes)
         module = frozen_copy(diffusion_model, device, dtype)
         module.llm_cond_norm = nn.Identity()
         module.llm_cond_proj = nn.Identity()

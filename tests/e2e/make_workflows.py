@@ -1,0 +1,91 @@
+"""Make example_workflows/ from the API graphs in tests/workflows/, and docs/images/train.jpg.
+
+    python dev.py test --collect-only          (once: sets up .dev/)
+    npm install --prefix .dev/browser playwright-core
+    .dev/venv/bin/python -m tests.e2e.make_workflows
+
+needs Chromium and Node.js (see tests/support/browser.py). A real server lists placeholder files under the names of
+the released models; the frontend loads each API graph, nodes are placed by workflow_layouts.mjs, and the frontend
+itself writes the workflow and shows it for the picture. docs/images/train.jpg is the training example after a run on
+the tiny models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support import browser, datasets
+from tests.support import example_workflows as examples
+from tests.tiny import build, host
+
+ROOT = Path(__file__).resolve().parents[2]
+COMFYUI = Path(os.environ.get("COMFYUI_ROOT") or ROOT / ".dev" / "ComfyUI").resolve()
+DOWNLOADS = "https://huggingface.co/Comfy-Org/Ideogram-4/resolve/main"
+
+
+def main() -> int:
+    if reason := browser.missing():
+        print(reason, file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder, _server(Path(folder), models=None) as client:
+        browser.run_script("make_workflows.mjs", _workflows_payload(client.url))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _server(Path(folder), models=build.models_folder(ROOT / ".dev")) as client,
+    ):
+        client.upload("dataset.zip", datasets.dataset_zip(8))
+        browser.run_script("run_workflow.mjs", _run_payload(client.url))
+    return 0
+
+
+@contextlib.contextmanager
+def _server(base: Path, *, models: Path | None) -> Iterator[host.Client]:
+    """A server with this pack on the tiny models, or without any on files that have the names of real ones."""
+    tiny = models is not None
+    models = models or examples.place_named_files(base, COMFYUI)
+    host.install_packs(base, tiny=tiny)
+    port = host.free_port()
+    command = host.server_command(Path(sys.executable), COMFYUI, port=port, base=base, models=models, cpu=True)
+    with host.running_server(command, port=port, log=base / "server.log") as client:
+        yield client
+
+
+def _workflows_payload(url: str) -> dict[str, Any]:
+    return {
+        "url": url,
+        "output": str(examples.FOLDER),
+        "packId": examples.PACK,
+        "graphs": {name: examples.load_api(name) for name in examples.FILES},
+        "models": {
+            loader: [{"name": name, "url": f"{DOWNLOADS}/{folder}/{name}", "directory": folder} for name in names]
+            for loader, (folder, names) in examples.MODEL_FILES.items()
+        },
+    }
+
+
+def _run_payload(url: str) -> dict[str, Any]:
+    """The training example on the tiny models, at a small size."""
+    workflow = examples.load_ui("train_from_zip")
+    values = {
+        "UNETLoader": ["ideogram4_tiny_fp8_scaled.safetensors", "default"],
+        "CLIPLoader": ["qwen3vl_tiny.safetensors", "ideogram4", "default"],
+        "VAELoader": ["flux2_tiny_vae.safetensors"],
+        "Ideogram4ResolveResolution": ["custom", "64x64"],
+        "Ideogram4TrainLoRA": [150, 1e-3, 16, 0],
+    }
+    for node in workflow["nodes"]:
+        node["widgets_values"] = values.get(node["type"], node.get("widgets_values", []))
+        node["properties"].pop("models", None)
+    picture = ROOT / "docs" / "images" / "train.jpg"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    return {"url": url, "workflow": workflow, "picture": str(picture)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
