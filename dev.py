@@ -40,14 +40,14 @@ VISION_AND_AUDIO = ("torchvision==0.28.0", "torchaudio==2.11.0")  # ComfyUI impo
 SKIPPED_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
 OURS = ("peft==0.21.2", "diffusers==0.42.1", "pytest==9.2.0", "pytest-timeout==2.4.0", "ruff==0.17.5", "mypy==2.4.1")
 
-TORCHVISION_SCHEMAS = '''
+TORCHVISION_SCHEMAS = """
 
 if not _has_ops():
     # Added by dev.py: the compiled operators need CUDA; their schemas are enough for the import on a CPU torch.
     _schemas = torch.library.Library("torchvision", "DEF")
     _schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-'''
+"""
 
 
 class DevError(Exception):
@@ -87,13 +87,13 @@ def existing_host(comfyui: Path) -> Host:
 
 def require_module(python: Path, module: str, requirement: str) -> None:
     """Raise `DevError` with the command to run if this Python lacks the module."""
-    if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
+    if subprocess.run([python, "-c", f"import {module}"], check=False, capture_output=True).returncode:
         raise DevError(f"{module} is missing. Install it with:\n  {python} -m pip install '{requirement}'")
 
 
 def own_host() -> Host:
     """Create `.dev/` step by step; steps that were finished before are skipped."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - this file may be run by any Python
         raise DevError(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
     DEV.mkdir(exist_ok=True)
     comfyui, environment = DEV / "ComfyUI", DEV / "venv"
@@ -137,17 +137,17 @@ def pip(python: Path, command: str, *arguments: str) -> None:
     run_logged([str(python), "-m", "pip", command, "--disable-pip-version-check", TORCH, *arguments])
 
 
-def run_logged(command: list[str]) -> None:
+def run_logged(command: list[str], hint: str = "Check the network and the free disk space (3 GB).") -> None:
     """Run a command with its output appended to the log. Raises `DevError` with the end of it on failure."""
     with LOG.open("a", encoding="utf-8") as log:
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, check=False, stdout=log, stderr=subprocess.STDOUT).returncode
     if code:
         tail = "\n".join(LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
         raise DevError(
-            f"{tail}\n\nThis command failed:\n  {' '.join(command)}\nCheck the network and the free disk space (3 GB), "
-            f"then run the same dev.py command again; it continues here. The whole log: {LOG}"
+            f"{tail}\n\nThis command failed:\n  {' '.join(command)}\n{hint} Then run the same dev.py command again; "
+            f"it continues here. The whole log: {LOG}"
         )
 
 
@@ -198,7 +198,7 @@ def install_vision_and_audio(python: Path) -> None:
     """Their wheels may be linked against CUDA; beside a CPU torch they are made importable."""
     pip(python, "install", "--no-deps", *VISION_AND_AUDIO)
     imports = [str(python), "-c", "import torchvision, torchaudio"]
-    if subprocess.run(imports, capture_output=True).returncode == 0:
+    if subprocess.run(imports, check=False, capture_output=True).returncode == 0:
         return
     where = "import sysconfig, torch; print(sysconfig.get_path('purelib'), torch.version.cuda, sep='\\n')"
     site_packages, cuda = subprocess.check_output([python, "-c", where], text=True).split("\n")[:2]
@@ -227,13 +227,14 @@ def tiny_models(host: Host) -> Path:
     folder = models_folder(DEV)
     if not folder.exists():
         print("Building and teaching the tiny models ...", flush=True)
-        run_logged([str(host.python), str(BUILD), "--comfyui", str(host.comfyui), "--dev", str(DEV)])
+        command = [str(host.python), str(BUILD), "--comfyui", str(host.comfyui), "--dev", str(DEV)]
+        run_logged(command, "ComfyUI 0.30 or newer is needed, in working order.")
     return folder
 
 
 def has_cuda(python: Path) -> bool:
     check = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    return subprocess.run([python, "-c", check], capture_output=True).returncode == 0
+    return subprocess.run([python, "-c", check], check=False, capture_output=True).returncode == 0
 
 
 # ---- commands ------------------------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def lint(options: argparse.Namespace) -> int:
 
 def run_in_foreground(command: list[str], **environment: str) -> int:
     """Run a command on this terminal from the repository root and return its exit code."""
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+    return subprocess.run(command, check=False, cwd=ROOT, env={**os.environ, **environment}).returncode
 
 
 # ---- command line --------------------------------------------------------------------------------------------

@@ -55,11 +55,11 @@ class Ideogram4EncodeDataset(io.ComfyNode):
     def execute(
         cls, dataset: Dataset, width: int, height: int, vae: Any, clip: Any, model: Any, caption_boxes: str = MOVE
     ) -> io.NodeOutput:
-        bar = comfy.utils.ProgressBar(2 * len(dataset.items))
+        bar = comfy.utils.ProgressBar(2)
 
         def progress(done: int, total: int, what: str) -> None:
-            offset = 0 if what == "image" else len(dataset.items)
-            bar.update_absolute(offset + done)
+            # Images fill the first half, captions, of which there may be fewer, the second.
+            bar.update_absolute(done if what == "image" else total + done, 2 * total)
 
         data = encode_dataset(
             dataset,

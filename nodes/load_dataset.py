@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -11,12 +13,13 @@ from ..trainer_core.config import TrainSettings
 from ..trainer_core.dataset import open_dataset, open_url, report
 from ..trainer_core.errors import DatasetUnreadable, UserError
 from ..trainer_core.model import host
-from ..trainer_core.paths import resolve_inside
+from ..trainer_core.paths import PathOutsideRoot, resolve_inside
 from .feedback import show_text
 from .types import DatasetSocket
 
 NOTHING = "none"
 _LISTING_DEPTH = 3
+_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Ideogram4LoadDataset(io.ComfyNode):
@@ -52,7 +55,7 @@ class Ideogram4LoadDataset(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="An https:// address of a zip, or a base64 data: URI. When filled in, it is used instead "
-                    "of the dataset above.",
+                    "of the dataset above. Downloaded once; change the address to fetch it again.",
                 ),
             ],
             outputs=[
@@ -65,7 +68,8 @@ class Ideogram4LoadDataset(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, dataset: str | None, url: str | None = "") -> bool | str:
         # Naming `dataset` here lifts the check against the list, so that a file uploaded a moment ago is accepted.
-        if (url and url.strip()) or dataset is None:
+        # A linked input is not known yet and comes as None.
+        if url is None or url.strip() or dataset is None:
             return True
         try:
             dataset_path(dataset)
@@ -74,8 +78,11 @@ class Ideogram4LoadDataset(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, dataset: str, url: str = "", **_: object) -> list[object]:
-        return [url] if url.strip() else _stamp(dataset_path(dataset))
+    def fingerprint_inputs(cls, dataset: str | None, url: str | None = "", **_: object) -> list[object]:
+        # What a link brings is part of the graph's own signature.
+        if url is None or url.strip() or dataset is None:
+            return [url]
+        return _stamp(dataset_path(dataset))
 
     @classmethod
     def execute(cls, dataset: str, default_caption: str, force_default_caption: bool, url: str = "") -> io.NodeOutput:
@@ -96,27 +103,42 @@ class Ideogram4LoadDataset(io.ComfyNode):
 
 def list_datasets() -> list[str]:
     """Zips and folders with images in ComfyUI's input folder, as relative paths with forward slashes."""
-    root = Path(folder_paths.get_input_directory())
-    found: set[str] = set()
-    pending = [(root, 0)]
-    while pending:
-        folder, depth = pending.pop()
-        for path in _entries(folder):
-            if path.is_dir() and depth < _LISTING_DEPTH:
-                pending.append((path, depth + 1))
-            elif path.suffix.lower() == ".zip":
-                found.add(path.relative_to(root).as_posix())
-            elif folder != root and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
-                found.add(folder.relative_to(root).as_posix())
-    return sorted(found, key=str.casefold)
+    root = Path(os.path.realpath(folder_paths.get_input_directory()))
+    return sorted(_datasets_below(root, root, 0), key=str.casefold)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _datasets_below(root: Path, folder: Path, depth: int) -> Iterator[str]:
+    has_images = False
+    for entry in _entries(folder):
+        name = Path(entry.path).relative_to(root).as_posix()
+        if entry.is_symlink() and not _is_inside(root, name):
+            continue
+        if entry.is_dir():
+            if depth < _LISTING_DEPTH:
+                yield from _datasets_below(root, Path(entry.path), depth + 1)
+        elif entry.name.lower().endswith(".zip"):
+            yield name
+        elif entry.name.lower().endswith(_IMAGE_ENDINGS):
+            has_images = True
+    if has_images and folder != root:
+        yield folder.relative_to(root).as_posix()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
     except OSError:
         # A folder that may not be read, or went away meanwhile, has nothing to offer.
         return []
+
+
+def _is_inside(root: Path, name: str) -> bool:
+    try:
+        resolve_inside(root, name)
+    except PathOutsideRoot:
+        return False
+    return True
 
 
 def dataset_path(name: str) -> Path:

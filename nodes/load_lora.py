@@ -56,7 +56,9 @@ class Ideogram4LoadLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str, **_: object) -> list[object]:
+    def fingerprint_inputs(cls, lora_name: str | None, **_: object) -> list[object]:
+        if lora_name is None:  # linked: what the link brings is part of the graph's own signature
+            return []
         path = lora_path(lora_name)
         return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
 

@@ -10,9 +10,11 @@ import torch
 from comfy_api.latest import io
 
 from ..trainer_core.lora_files import build_metadata, config_json, parse_lora, save_config, save_lora
+from ..trainer_core.paths import resolve_inside
 from .feedback import show_text
 from .types import TrainedLoraModel
 
+DEFAULT_NAME = "ideogram4"
 FORMATS = {"comfy": ("comfy",), "fal": ("fal",), "diffusers": ("diffusers",), "comfy + fal": ("comfy", "fal")}
 
 
@@ -27,10 +29,10 @@ class Ideogram4SaveLoRA(io.ComfyNode):
             search_aliases=["export lora", "save fal lora", "diffusers lora"],
             is_output_node=True,
             inputs=[
-                io.LoraModel.Input("lora", tooltip="From a train node, ours or core's."),
+                io.LoraModel.Input("lora", tooltip="From Ideogram 4 Train LoRA."),
                 io.String.Input(
                     "filename_prefix",
-                    default="loras/ideogram4",
+                    default=f"loras/{DEFAULT_NAME}",
                     tooltip="Folder and start of the name, under ComfyUI's output folder. What is in loras/ appears "
                     "in every LoRA loader's list after a refresh.",
                 ),
@@ -53,11 +55,11 @@ class Ideogram4SaveLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora: dict[str, torch.Tensor], filename_prefix: str, output_lora_format: str) -> io.NodeOutput:
         output = Path(folder_paths.get_output_directory())
-        # Expands %date% and the like, and refuses a prefix that leaves the output folder; its counter is for images.
-        folder, name, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
+        # Expands %date% and the like; its counter is for images.
+        folder, name, *_ = folder_paths.get_save_image_path(checked_prefix(output, filename_prefix), str(output))
         stem = unused_stem(Path(folder), name)
 
-        modules = parse_lora(lora).modules
+        modules = parse_lora(lora, name="The connected LoRA").modules
         record = lora.record if isinstance(lora, TrainedLoraModel) else None
         metadata = build_metadata(record, title=stem) if record else {"format": "pt", "modelspec.title": stem}
         files = {
@@ -78,6 +80,13 @@ class Ideogram4SaveLoRA(io.ComfyNode):
         text = "\n".join(path.relative_to(output).as_posix() for path in written)
         show_text(cls, text)
         return io.NodeOutput(text, ui={"files": [_ui_file(path, output) for path in written]})
+
+
+def checked_prefix(output: Path, prefix: str) -> str:
+    """The prefix with a file name at its end. Raises `PathOutsideRoot` when it leaves the output folder."""
+    resolve_inside(output, prefix)
+    folder, _, name = prefix.replace("\\", "/").rpartition("/")
+    return f"{folder}/{name.strip() or DEFAULT_NAME}" if folder else name.strip() or f"loras/{DEFAULT_NAME}"
 
 
 def unused_stem(folder: Path, name: str) -> str:

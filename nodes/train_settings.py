@@ -40,7 +40,7 @@ class Ideogram4TrainSettings(io.ComfyNode):
                     "schedule",
                     options=list(SCHEDULES),
                     default=_DEFAULT.schedule,
-                    tooltip="Learning rate after the warm-up: constant, or a cosine down to zero at the last step.",
+                    tooltip="Learning rate after the warm-up: constant, or half a cosine that ends near zero.",
                 ),
                 io.Int.Input(
                     "warmup_steps",

@@ -36,7 +36,7 @@ class TrainSettings:
     gradient_accumulation: int = 1
     """Forward passes per optimiser step."""
     schedule: str = "constant"
-    """Learning rate after the warm-up: `constant`, or `cosine` down to zero at the last step."""
+    """Learning rate after the warm-up: `constant`, or half a `cosine` that ends near zero."""
     warmup_steps: int = 20
     """Steps over which the learning rate rises from near zero; never more than a tenth of the run."""
     weight_decay: float = 0.01

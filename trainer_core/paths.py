@@ -21,10 +21,17 @@ class PathOutsideRoot(UserError):
 def resolve_inside(root: Path, text: str) -> Path:
     """The real path of `root / text`, which need not exist. Raises `PathOutsideRoot` when it is not under `root`."""
     root = Path(os.path.realpath(root))
-    if "\0" not in text:
+    try:
         path = Path(os.path.realpath(root / text.replace("\\", "/")))
-        if path == root or root in path.parents:
-            return path
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        # NUL, lone surrogates, over-long names: nothing of that name can exist here.
+        path = root.parent
+    if path == root or root in path.parents:
+        return path
     raise PathOutsideRoot(
-        f"{text!r} is outside of {root.name}. Use a name inside that folder, without '..' or a drive letter."
+        f"{text[:200]!r} is outside of {root.name}. Use a name inside that folder, without '..', a drive letter, or a "
+        "link that leads out of it."
     )

@@ -1,7 +1,7 @@
 // Open workflows in ComfyUI's own frontend and print what it makes of them, as JSON. Started by
 // test_workflows_in_browser.py. Input on stdin: { url, workflows: { name: workflow }, vueNodes, typed }, where
 // `typed` is a list of { workflow, type, widget, text }: text to put into that widget before the graph is read.
-// Output: { name: { unknown, broken, prompt } }.
+// Output: { name: { unknown, broken, count, prompt } }.
 
 import { readInput, withFrontend } from './frontend.mjs'
 
@@ -22,16 +22,12 @@ async function open({ name, workflow, typed }) {
   }
 }
 
-const { url, workflows, typed = [], vueNodes = false, pictures = {} } = await readInput()
+const { url, workflows, typed = [], vueNodes = false } = await readInput()
 const settings = { 'Comfy.VueNodes.Enabled': vueNodes }
 const opened = await withFrontend(url, settings, async (page) => {
   const results = {}
   for (const [name, workflow] of Object.entries(workflows)) {
     results[name] = await page.evaluate(open, { name, workflow, typed: typed.filter((entry) => entry.workflow === name) })
-    if (pictures[name]) {
-      await page.waitForTimeout(3000)
-      await page.screenshot({ path: pictures[name] })
-    }
   }
   return results
 })

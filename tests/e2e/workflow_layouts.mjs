@@ -1,5 +1,6 @@
 // Where the nodes of the example workflows stand: [x, y, width, height]; a missing height is the node's own.
-// Keys are the node ids of the API graph in tests/workflows/. Groups enclose the nodes that they name.
+// Nodes that show text while they run are taller than they need to be. Notes have no inline code: Nodes 2.0 shows it
+// unreadably. Keys are the node ids of the API graph in tests/workflows/. Groups enclose the nodes that they name.
 
 const BLUE = '#5b9bc8'
 const GREEN = '#7fb37f'
@@ -9,20 +10,20 @@ const GREY = '#aaaaaa'
 
 const TRAIN_NOTE = `## Train a LoRA from a zip
 
-1. Put a zip of images into ComfyUI's \`input\` folder, each image with a \`.txt\` caption of the same name beside it. Press **R** and pick the zip in *Load Dataset*.
+1. Put a zip of images into ComfyUI's **input** folder, each image with a **.txt** caption of the same name beside it. Press **R** and pick the zip in *Load Dataset*.
 2. Choose a size in *Training Resolution*. Images are scaled and cropped to it, never enlarged.
-3. Press **Run**. The LoRA appears in \`output/loras/\` and, after **R**, in every LoRA loader.
+3. Press **Run**. The LoRA appears in **output/loras** and, after **R**, in every LoRA loader.
 
 The first run encodes the images and captions; later runs with the same data start training at once.
 
 **Model files** (.safetensors)
-- \`models/diffusion_models/\` ideogram4_fp8_scaled
-- \`models/text_encoders/\` qwen3vl_8b_fp8_scaled
-- \`models/vae/\` flux2-vae
+- **models/diffusion_models**: ideogram4_fp8_scaled
+- **models/text_encoders**: qwen3vl_8b_fp8_scaled
+- **models/vae**: flux2-vae
 
 Every other setting: connect *Ideogram 4 Train Settings* to the train node.`
 
-const TWO_MODELS = `**Model files** (.safetensors): in \`models/diffusion_models/\` ideogram4_fp8_scaled and ideogram4_unconditional_fp8_scaled; in \`models/text_encoders/\` qwen3vl_8b_fp8_scaled; in \`models/vae/\` flux2-vae. The LoRA belongs on the first model only; the unconditional one serves guidance.`
+const TWO_MODELS = `**Model files** (.safetensors): in **models/diffusion_models** ideogram4_fp8_scaled and ideogram4_unconditional_fp8_scaled; in **models/text_encoders** qwen3vl_8b_fp8_scaled; in **models/vae** flux2-vae. The LoRA belongs on the first model only; the unconditional one serves guidance.`
 
 const TEXT_NOTE = `## Text to image with a LoRA
 
@@ -71,21 +72,21 @@ export const LAYOUTS = [
     id: '1d0a7e2c-4f0b-4a63-9d0e-000000000002',
     nodes: {
       1: { at: [0, 40, 340], title: 'Conditional model' },
-      10: { at: [0, 170, 340], title: 'Unconditional model (guidance)' },
-      2: { at: [0, 300, 340] },
-      3: { at: [0, 454, 340] },
-      4: { at: [420, 40, 310] },
-      13: { at: [790, 40, 290], title: 'CFG 3 for the last 30 %' },
-      11: { at: [420, 330, 310, 276], title: 'JSON prompt' },
-      12: { at: [790, 268, 290, 100] },
+      10: { at: [0, 200, 340], title: 'Unconditional model (guidance)' },
+      2: { at: [0, 330, 340] },
+      3: { at: [0, 484, 340] },
+      4: { at: [420, 40, 310, 150] },
+      13: { at: [790, 40, 290, 150], title: 'CFG 3 for the last 30 %' },
+      11: { at: [420, 395, 310, 271], title: 'JSON prompt' },
+      12: { at: [790, 305, 290, 100] },
       17: { at: [1160, -160, 290] },
       16: { at: [1160, -30, 290] },
-      14: { at: [1160, 100, 290] },
-      15: { at: [1160, 290, 290] },
-      5: { at: [1160, 500, 290] },
+      14: { at: [1160, 170, 290] },
+      15: { at: [1160, 355, 290] },
+      5: { at: [1160, 560, 290] },
       18: { at: [1530, -160, 240] },
       19: { at: [1530, 0, 240] },
-      20: { at: [1830, -160, 420, 766] }
+      20: { at: [1830, -160, 420, 826] }
     },
     groups: [
       { title: '1. Model files', around: ['1', '10', '2', '3'], color: BLUE },
@@ -102,26 +103,26 @@ export const LAYOUTS = [
     id: '1d0a7e2c-4f0b-4a63-9d0e-000000000003',
     nodes: {
       1: { at: [0, 40, 340], title: 'Conditional model' },
-      10: { at: [0, 170, 340], title: 'Unconditional model (guidance)' },
-      2: { at: [0, 300, 340] },
-      3: { at: [0, 456, 340] },
-      4: { at: [420, 40, 300], title: 'LoRA 1' },
-      5: { at: [420, 224, 300], title: 'LoRA 2 (bypassed)', bypassed: true },
-      6: { at: [420, 408, 300], title: 'LoRA 3 (bypassed)', bypassed: true },
-      11: { at: [800, 40, 280, 165], title: 'JSON prompt' },
-      12: { at: [800, 255, 280, 80] },
-      13: { at: [800, 446, 280], title: 'CFG 3 for the last 30 %' },
-      7: { at: [0, 686, 340, 330] },
-      8: { at: [420, 686, 300], title: 'Scale and crop' },
-      9: { at: [800, 686, 280] },
+      10: { at: [0, 200, 340], title: 'Unconditional model (guidance)' },
+      2: { at: [0, 330, 340] },
+      3: { at: [0, 484, 340] },
+      4: { at: [420, 40, 300, 150], title: 'LoRA 1' },
+      5: { at: [420, 240, 300, 150], title: 'LoRA 2 (bypassed)', bypassed: true },
+      6: { at: [420, 440, 300, 150], title: 'LoRA 3 (bypassed)', bypassed: true },
+      11: { at: [800, 40, 280, 185], title: 'JSON prompt' },
+      12: { at: [800, 275, 280, 90] },
+      13: { at: [800, 480, 280, 110], title: 'CFG 3 for the last 30 %' },
+      7: { at: [0, 730, 340, 330] },
+      8: { at: [420, 730, 300], title: 'Scale and crop' },
+      9: { at: [800, 730, 280] },
       17: { at: [1160, -160, 290] },
       16: { at: [1160, -30, 290] },
-      14: { at: [1160, 100, 290] },
-      15: { at: [1160, 290, 290] },
-      21: { at: [1160, 500, 290], title: 'How much changes' },
+      14: { at: [1160, 170, 290] },
+      15: { at: [1160, 355, 290] },
+      21: { at: [1160, 560, 290], title: 'How much changes' },
       18: { at: [1530, -160, 240] },
       19: { at: [1530, 0, 240] },
-      20: { at: [1830, -160, 560, 738] }
+      20: { at: [1830, -160, 560, 798] }
     },
     groups: [
       { title: '1. Model files', around: ['1', '10', '2', '3'], color: BLUE },

@@ -80,7 +80,7 @@ def test_strength_scales_and_loras_stack_in_any_number(case: Callable[..., Any])
 
 
 def test_the_base_is_itself_again_after_sampling_with_a_lora(case: Callable[..., Any]) -> None:
-    patcher, inputs, modules, trained = case("int8_convrot")
+    patcher, inputs, modules, _ = case("int8_convrot")
     base = sampled(patcher, *inputs)
     applied = apply_lora(apply_lora(patcher, modules, strength=1.0, bypass=True), modules, strength=1.0, bypass=True)
     for _ in range(2):

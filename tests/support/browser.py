@@ -28,7 +28,7 @@ def missing() -> str:
     """What is not installed, as the reason for a skipped test; "" when everything is there."""
     if _chromium() is None:
         return "Chromium is not installed"
-    if shutil.which("node") is None:
+    if _node() is None:
         return "Node.js is not installed"
     if not (_modules() / "node_modules" / "playwright-core").is_dir():
         return f"playwright-core is not installed: npm install --prefix {_modules()} playwright-core"
@@ -42,7 +42,8 @@ def run_script(name: str, payload: dict[str, Any]) -> Any:
     """
     environment = {**os.environ, "CHROMIUM": str(_chromium()), "PLAYWRIGHT_CORE": str(_modules())}
     done = subprocess.run(
-        ["node", str(SCRIPTS / name)],
+        [str(_node()), str(SCRIPTS / name)],
+        check=False,
         input=json.dumps(payload),
         capture_output=True,
         encoding="utf-8",
@@ -56,6 +57,10 @@ def run_script(name: str, payload: dict[str, Any]) -> Any:
 
 def _chromium() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def _node() -> str | None:
+    return shutil.which("node")
 
 
 def _modules() -> Path:

@@ -74,6 +74,9 @@ def main() -> None:
         from comfy.cli_args import args
 
         args.cpu = True
+        import torch
+
+        torch.set_num_threads(min(2, torch.get_num_threads()))  # the matrices are too small for more
         load_file("tiny_pack", HERE / "tiny_pack" / "__init__.py").register()
         build_once(folder)
     print(folder)

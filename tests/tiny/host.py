@@ -124,7 +124,7 @@ class Client:
             data, headers["Content-Type"] = body
         elif body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)  # noqa: S310
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
         # A proxy from the environment must not see, nor answer, requests to this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:

@@ -21,8 +21,10 @@ LATENT_NORM_FILE = HERE.parents[1] / "trainer_core" / "model" / "ideogram4_laten
 
 WIDTH, FFN, ADALN, TAPS, TEXT_WIDTH, LAYERS = 256, 512, 64, 13, 32, 2
 BLOCK_LINEARS = ("attention.qkv", "attention.o", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
-LESSON_SIZES = ((64, 64), (64, 64), (128, 128))
-LESSON_COUNT = 24
+# (first number, how many, size) of the drawn pictures. The base learns the lessons by heart; more of them, or fewer,
+# and it would trust unseen captions less, or more, than makes a good test (see teach.py).
+LESSONS = ((0, 4, (64, 64)), (40, 3, (128, 128)))
+CALIBRATION_ONLY = ((4, 10, (64, 64)), (14, 2, (128, 64)))
 
 
 # ---- random weights ------------------------------------------------------------------------------------------
@@ -212,20 +214,23 @@ def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 def write_all(folder: Path, *, pictures: ModuleType, teach: ModuleType) -> None:
     """Write all models below `folder`; the two modules beside this one come from whoever loaded it."""
-    drawn = [pictures.draw_picture(i, *LESSON_SIZES[i % len(LESSON_SIZES)]) for i in range(LESSON_COUNT)]
+    lessons, others = (
+        [pictures.draw_picture(first + i, *size) for first, count, size in plan for i in range(count)]
+        for plan in (LESSONS, CALIBRATION_ONLY)
+    )
     with torch.no_grad():
         vae = make_vae(seed=3)
-        means = calibrate_vae(vae, [raw_means(vae, image) for image, _ in drawn])
+        means = calibrate_vae(vae, [raw_means(vae, image) for image, _ in lessons + others])
         floats = {key: value.bfloat16() for key, value in vae.state_dict().items() if value.is_floating_point()}
         save(floats, folder / "vae" / "flux2_tiny_vae.safetensors")
 
         text_encoder = folder / "text_encoders" / "qwen3vl_tiny.safetensors"
         save(make_text_encoder(seed=2), text_encoder)
-        features = encode_captions(text_encoder, [caption for _, caption in drawn])
+        features = encode_captions(text_encoder, [caption for _, caption in lessons])
         conditional, unconditional = make_transformer(seed=0), make_transformer(seed=1)
 
-    lessons = [(normalise(mean), text) for mean, text in zip(means, features, strict=True)]
-    teach.teach(conditional, lessons, steps=800, seed=0)
-    teach.teach(unconditional, [(latent, None) for latent, _ in lessons], steps=200, seed=1)
+    latents = [normalise(mean) for mean in means[: len(lessons)]]
+    teach.teach(conditional, list(zip(latents, features, strict=True)), steps=750, seed=0)
+    teach.teach(unconditional, [(latent, None) for latent in latents], steps=150, seed=1)
     save_transformers(folder / "diffusion_models", "ideogram4_tiny", conditional)
     save_transformers(folder / "diffusion_models", "ideogram4_tiny_unconditional", unconditional)

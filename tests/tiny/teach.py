@@ -15,12 +15,12 @@ import torch
 Lesson = tuple[torch.Tensor, torch.Tensor | None]
 """A normalised latent (1, C, h, w) and its text features (1, L, F), or None to teach without text."""
 
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 4e-3
 WARMUP_STEPS = 50
-PIXELS_PER_BATCH = 16 * 64 * 64
-BY_HEART = 0.8  # share of lessons taken as they are; the rest are mixtures
+PIXELS_PER_BATCH = 10 * 64 * 64
+BY_HEART = 0.75  # share of lessons taken as they are; the rest are mixtures
 ANYWHERE = 0.3  # share of noise levels drawn uniformly instead of by the resolution's law
-TEXT_TOKENS = 14  # enough to tell the captions apart, and most of the cost
+TEXT_TOKENS = 10  # enough to tell the captions apart, and most of the cost
 
 
 def teach(model: torch.nn.Module, lessons: list[Lesson], *, steps: int, seed: int) -> None:

@@ -164,7 +164,7 @@ def test_out_of_memory_names_size_batch_and_remedy(
         monkeypatch.setattr(torch.optim.AdamW, "step", fail)
     before = snapshot(patcher)
     with pytest.raises(
-        DoesNotFit, match=r"64x96 with batch size 2 .* Tried to allocate 2.00 GiB.* Lower the batch size"
+        DoesNotFit, match=r"64x96 with batch size 2 .* Tried to allocate 2.00 GiB.* lower the batch size"
     ) as caught:
         run(with_(batch_size=2))
     assert caught.value.__context__ is None, "the original exception would keep the device's tensors alive"

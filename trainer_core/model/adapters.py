@@ -99,10 +99,11 @@ def inject_adapters(
         # On the meta device PEFT's own initialisation draws no random numbers and allocates nothing.
         inject_adapter_in_model(config, network, adapter_name=ADAPTER, low_cpu_mem_usage=True)
 
-    layers = {path: module for path, module in network.named_modules() if isinstance(module, AdaptedLinear)}
-    if list(layers) != paths:
-        missing = sorted(set(paths) - set(layers))
-        raise WrongModel(f"No adapter could be placed on {', '.join(missing[:5])}.")
+    placed = {path: module for path, module in network.named_modules() if isinstance(module, AdaptedLinear)}
+    if set(placed) != set(paths):
+        wrong = sorted(set(paths) ^ set(placed))
+        raise WrongModel(f"Adapters could not be placed exactly where they belong: {', '.join(wrong[:5])}.")
+    layers = {path: placed[path] for path in paths}
     for path, layer in layers.items():
         _initialise(layer, generator_for(path), device)
 

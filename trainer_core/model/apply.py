@@ -11,12 +11,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.sd
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..lora_files import LoraWeights, comfy_state_dict, match_modules
 from .host import ComfyModule
@@ -31,6 +33,8 @@ def apply_lora(
     `name` is what messages call it. Raises `WrongModel` and `LoraMismatch`.
     """
     match_modules(modules, linear_shapes(patcher), name=name)
+    if strength == 0:
+        return patcher.clone()
     if not bypass:
         merged, _ = comfy.sd.load_lora_for_models(patcher, None, comfy_state_dict(dict(modules)), strength, 0)
         return merged
@@ -56,28 +60,34 @@ def is_quantized(patcher: Any) -> bool:
 
 
 def _is_quantized(linear: ComfyModule) -> bool:
-    # Files with scales become ComfyUI's quantised tensors; plain fp8 files are stored in that dtype without one.
-    return getattr(linear, "quant_format", None) is not None or linear.weight.dtype.itemsize == 1
+    # Files with scales become ComfyUI's quantised tensors; plain fp8 is a dtype, which dynamic loading applies late.
+    if getattr(linear, "quant_format", None) is not None:
+        return True
+    return (getattr(linear, "weight_comfy_model_dtype", None) or linear.weight.dtype).itemsize == 1
 
 
 def _forward_hooks(modules: Mapping[str, LoraWeights], strength: float) -> PatcherInjection:
-    handles: list[torch.utils.hooks.RemovableHandle] = []
+    # Clones share this injection, and each may be ejected or collected on its own: every patcher has its own hooks.
+    hooked: WeakKeyDictionary[Any, list[RemovableHandle]] = WeakKeyDictionary()
 
     def inject(patcher: Any) -> None:
+        eject(patcher)
         layers = dict(patcher.model.diffusion_model.named_modules())
-        for path, weights in modules.items():
-            down = weights.down.to(patcher.load_device)
-            up = (weights.up * (weights.scale * strength)).to(patcher.load_device)
-            handles.append(layers[path].register_forward_hook(_adding(down, up)))
+        device, dtype = patcher.load_device, patcher.model.get_dtype_inference()
+        hooks = {path: _adding(weights, strength, device, dtype) for path, weights in modules.items()}
+        hooked[patcher] = [layers[path].register_forward_hook(hook) for path, hook in hooks.items()]
 
-    def eject(_patcher: Any) -> None:
-        while handles:
-            handles.pop().remove()
+    def eject(patcher: Any) -> None:
+        for handle in hooked.pop(patcher, ()):
+            handle.remove()
 
     return PatcherInjection(inject=inject, eject=eject)
 
 
-def _adding(down: Tensor, up: Tensor) -> Any:
+def _adding(weights: LoraWeights, strength: float, device: torch.device, dtype: torch.dtype) -> Any:
+    down = weights.down.to(device, dtype)
+    up = (weights.up.float() * (weights.scale * strength)).to(device, dtype)
+
     def add(_module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         x = args[0]
         # The layer may quantise its input itself; the LoRA reads it as it came.

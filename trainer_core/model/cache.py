@@ -40,7 +40,7 @@ class EncodingCache:
         except (OSError, SafetensorError) as error:
             raise TrainingDataMismatch(
                 f"The cached encoding {self._path(key)} cannot be read ({error}). "
-                "Run the graph again with a changed input on the encode node, or restart ComfyUI, to encode it anew."
+                "Change any input of the encode node, caption_boxes for example, and run again to encode it anew."
             ) from error
 
     def store(self, key: str, tensor: Tensor) -> None:

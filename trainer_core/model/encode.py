@@ -23,7 +23,7 @@ from . import host
 from .cache import EncodingCache
 from .identity import weights_identity
 from .latents import CHANNELS, LatentStatistics, ideogram_statistics
-from .network import REAL_MIN_SIDE, REAL_WIDTH, check_model, compute_dtype, model_width, project_text, text_width
+from .network import REAL_MIN_SIDE, REAL_WIDTH, compute_dtype, model_width, project_text, text_layers, text_width
 
 ENCODING_VERSION = 1
 """Part of every cache key; raised when the same input would be encoded differently."""
@@ -119,11 +119,11 @@ def encode_dataset(
 
 def projection_identity(patcher: Any) -> str:
     """Identity of the two layers that text features pass before the first block, and of the dtype they compute in."""
-    diffusion_model = check_model(patcher)
-    tensors = {}
-    for name in ("llm_cond_norm", "llm_cond_proj"):
-        for key, value in getattr(diffusion_model, name).state_dict().items():
-            tensors[f"{name}.{key}"] = value
+    tensors = {
+        f"{index}.{key}": value
+        for index, layer in enumerate(text_layers(patcher))
+        for key, value in layer.state_dict().items()
+    }
     return _digest(weights_identity(tensors), str(compute_dtype(patcher)))
 
 
@@ -135,7 +135,8 @@ def vae_statistics(vae: Any) -> LatentStatistics:
             "The connected VAE is not the FLUX.2 VAE that Ideogram 4 uses. "
             "Load flux2-vae.safetensors with Load VAE and connect that."
         )
-    mean, variance = norm.running_mean.float().cpu(), norm.running_var.float().cpu()
+    # ComfyUI normalises in the VAE's dtype, and casts these buffers to it only once the VAE is loaded.
+    mean, variance = (buffer.to(vae.vae_dtype).float().cpu() for buffer in (norm.running_mean, norm.running_var))
     return LatentStatistics(mean.clone(), torch.sqrt(variance + vae.first_stage_model.bn_eps))
 
 
@@ -151,7 +152,7 @@ def _encode_images(
     progress: Progress,
 ) -> tuple[list[str], int]:
     """Cache key of every image, in order, and how many were not cached yet."""
-    vae_identity = _digest(weights_identity(vae.first_stage_model.state_dict()), str(vae.vae_dtype))
+    vae_identity = _digest(weights_identity(dict(vae.first_stage_model.named_parameters())), str(vae.vae_dtype))
     keys, new = [], 0
     for index, item in enumerate(dataset.items):
         host.raise_if_interrupted()

@@ -10,6 +10,7 @@ Shapes: B batch, L tokens, I in, O out, R rank.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -141,6 +142,8 @@ def frozen_copy(module: ComfyModule, device: torch.device, dtype: torch.dtype) -
     if module._parameters or module._buffers:
         raise TypeError(f"cannot freeze {type(module).__name__}: it holds parameters of its own")
     twin = copy.copy(module)
+    # Hooks belong to ComfyUI's module, or to whoever put them there.
+    twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
     twin._modules = {
         name: None if child is None else frozen_copy(child, device, dtype) for name, child in module._modules.items()
     }

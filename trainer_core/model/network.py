@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from .host import ComfyModule
 REAL_WIDTH = 4608
 REAL_MIN_SIDE = 256
 """Smallest side in pixels that the released model supports."""
+_TEXT_LAYERS = "diffusion_model.llm_cond_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,17 @@ class Network:
 
     def checkpoint_blocks(self) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for block in self.module.layers:
-            # The blocks have no dropout, so there is no random state to stash and restore per block.
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        self.module.layers = nn.ModuleList(_CheckpointedBlock(block) for block in self.module.layers)
+
+
+class _CheckpointedBlock(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        # The blocks have no dropout, so there is no random state to stash and restore for each.
+        return checkpoint(self.block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 @contextmanager
@@ -73,10 +81,7 @@ def open_network(patcher: Any, *, activation_bytes: int) -> Iterator[Network]:
         module = frozen_copy(diffusion_model, device, dtype)
         module.llm_cond_norm = nn.Identity()
         module.llm_cond_proj = nn.Identity()
-        try:
-            yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype)
-        finally:
-            host.empty_cache()
+        yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype)
 
 
 def check_architecture(patcher: Any) -> ComfyModule:
@@ -103,7 +108,20 @@ def check_model(patcher: Any) -> ComfyModule:
             "The connected model carries a LoRA in bypass mode, which training cannot see. "
             "Connect the model straight from its loader, or apply that LoRA in merge mode."
         )
+    if any(str(key).startswith(_TEXT_LAYERS) for key in patcher.patches):
+        raise WrongModel(
+            "The connected model carries a LoRA on its text layers (llm_cond_norm, llm_cond_proj), which other "
+            "programs cannot load beside the one to be trained. Connect the model straight from its loader."
+        )
     return diffusion_model
+
+
+def text_layers(patcher: Any) -> tuple[ComfyModule, ComfyModule]:
+    """`llm_cond_norm` and `llm_cond_proj` with their own weights, should a LoRA of a clone be merged into them now."""
+    diffusion_model = check_model(patcher)
+    if any(str(key).startswith(_TEXT_LAYERS) for key in patcher.backup):
+        host.unload(patcher)
+    return diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj
 
 
 def model_file_name(patcher: Any) -> str:
@@ -139,8 +157,8 @@ def project_text(patcher: Any, features: Tensor) -> Tensor:
 
     Only these two layers are brought to the device. The result is what the network would compute itself.
     """
-    diffusion_model, device, dtype = check_model(patcher), patcher.load_device, compute_dtype(patcher)
-    norm, projection = diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj
+    norm, projection = text_layers(patcher)
+    device, dtype = patcher.load_device, compute_dtype(patcher)
     features = features.to(device=device, dtype=dtype)
     with host.cast_weights(norm, device, dtype) as (weight, _):
         features = F.rms_norm(features, norm.normalized_shape, weight, norm.eps)

@@ -77,15 +77,15 @@ def train(
     """
     needed_bytes = check_run(patcher, data, settings)
     try:
-        with open_network(patcher, activation_bytes=needed_bytes) as network:
-            return _train(network, data, settings, model_file_name(patcher), on_step, on_note)
+        return _open_and_train(patcher, data, settings, needed_bytes, on_step, on_note)
     except Exception as error:
         # Boundary with the device: only its out-of-memory signal is translated, everything else passes unchanged.
         if not host.is_out_of_memory(error):
             raise
         reason = str(error).split("\n")[0]
+    finally:
+        host.empty_cache()
     # Raised outside the handler, because the caught exception keeps every tensor of its frames alive.
-    host.empty_cache()
     raise DoesNotFit(_too_large(data, settings, reason))
 
 
@@ -108,14 +108,28 @@ def check_run(patcher: Any, data: TrainingData, settings: TrainSettings) -> int:
 
 
 def _too_large(data: TrainingData, settings: TrainSettings, reason: str) -> str:
-    advice = "Lower the batch size" if settings.batch_size > 1 else "Choose a smaller resolution or rank"
+    advice = []
     if not settings.gradient_checkpointing:
-        advice = "Turn gradient checkpointing on"
+        advice.append("turn gradient checkpointing on")
+    if settings.batch_size > 1:
+        advice.append("lower the batch size (gradient accumulation gives the same result as a larger batch)")
+    advice.append("choose a smaller resolution or rank")
     return (
         f"Training at {data.width}x{data.height} with batch size {settings.batch_size} and rank {settings.rank} does "
-        f"not fit on the device ({reason}). {advice}, and run again; "
-        "gradient accumulation gives the same result as a larger batch."
+        f"not fit on the device ({reason}). To run again: {', or '.join(advice)}."
     )
+
+
+def _open_and_train(
+    patcher: Any,
+    data: TrainingData,
+    settings: TrainSettings,
+    activation_bytes: int,
+    on_step: Callable[[StepReport], None],
+    on_note: Callable[[str], None],
+) -> TrainedLora:
+    with open_network(patcher, activation_bytes=activation_bytes) as network:
+        return _train(network, data, settings, model_file_name(patcher), on_step, on_note)
 
 
 def _train(
@@ -153,10 +167,9 @@ def _train(
     smoothed: list[float] = []
     started = time.monotonic()
     for step in range(settings.steps):
-        host.raise_if_interrupted()
-
         loss = 0.0
         for micro in plan_step(settings, step, len(data.items), data.width, data.height):
+            host.raise_if_interrupted()
             batch = make_batch(data, micro, statistics, settings.seed, network.device)
             velocity = network.velocity(batch.noised, batch.sigma, batch.text, batch.text_mask)
             micro_loss = velocity_loss(velocity, batch.target).mean() / settings.gradient_accumulation
@@ -189,6 +202,11 @@ def _train(
             )
         )
 
+    if not losses:
+        raise NonFinite(
+            "The loss or gradient was not finite in any step, so nothing was trained. "
+            "Check that the model makes images with these files, and lower the learning rate."
+        )
     record = training_record(settings, data, base_model, trained_steps=settings.steps, final_loss=last(smoothed))
     return TrainedLora(trained_weights(adapters), record, losses, notes)
 

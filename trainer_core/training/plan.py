@@ -27,7 +27,7 @@ class MicroBatch:
 def plan_step(settings: TrainSettings, step: int, item_count: int, width: int, height: int) -> list[MicroBatch]:
     """The micro-batches of optimiser step `step` (from 0)."""
     per_step, size = settings.items_per_step, settings.batch_size
-    items = [item_at(settings.seed, step * per_step + offset, item_count) for offset in range(per_step)]
+    items = items_at(settings.seed, range(step * per_step, (step + 1) * per_step), item_count)
     uniform = stratified_uniform(per_step, generator(settings.seed, "sigma", step))
     sigmas = sigma_from_uniform(
         uniform, mu=settings.sigma_mu, std=settings.sigma_std, width=width, height=height
@@ -38,14 +38,16 @@ def plan_step(settings: TrainSettings, step: int, item_count: int, width: int, h
     ]
 
 
-def item_at(seed: int, position: int, item_count: int) -> int:
-    """The item at a position of the endless shuffled sequence: every epoch shows each item exactly once."""
-    epoch, offset = divmod(position, item_count)
-    return int(torch.randperm(item_count, generator=generator(seed, "order", epoch))[offset])
+def items_at(seed: int, positions: range, item_count: int) -> list[int]:
+    """The items at positions of the endless shuffled sequence: every epoch shows each item exactly once."""
+    epochs = range(positions.start // item_count, (positions.stop - 1) // item_count + 1)
+    shuffled = torch.cat([torch.randperm(item_count, generator=generator(seed, "order", epoch)) for epoch in epochs])
+    first = epochs.start * item_count
+    return shuffled[positions.start - first : positions.stop - first].tolist()
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Learning rate of step `step` (from 0): linear warm-up, then constant or half a cosine down to zero."""
+    """Learning rate of step `step` (from 0): linear warm-up, then constant or half a cosine towards zero."""
     warmup = min(settings.warmup_steps, settings.steps // 10)
     if step < warmup:
         return settings.learning_rate * (step + 1) / (warmup + 1)

@@ -9,7 +9,7 @@ encoder's table has no room for both.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.supported_models
 import comfy.text_encoders.qwen3vl as qwen3vl
@@ -23,7 +23,7 @@ TINY_VISION = {"hidden_size": 64, "intermediate_size": 64, "depth": 3, "deepstac
 class TinyIdeogram4(comfy.supported_models.Ideogram4):
     """ComfyUI's Ideogram 4 with its widths read from the file; matches any width but the real one."""
 
-    unet_extra_config = {
+    unet_extra_config: ClassVar[dict[str, Any]] = {
         "attention_head_dim": HEAD_DIM,
         "rope_theta": 5000000,
         "mrope_section": [24, 20, 20],
