@@ -134,6 +134,12 @@ def test_a_data_uri_and_a_folder_work_like_the_zip(comfy_server: SimpleNamespace
     comfy_server.client.run(workflows.load("train_from_zip", steps=2, dataset="as folder"))
 
 
+def test_a_prefix_that_leaves_the_output_folder(comfy_server: SimpleNamespace, message: Callable[..., str]) -> None:
+    graph = workflows.load("train_from_zip", steps=2, dataset=upload(comfy_server, "fine.zip", dataset_zip()))
+    node(graph, "Ideogram4SaveLoRA")["filename_prefix"] = "../escaped"
+    assert "outside of output" in message(graph)
+
+
 def test_an_http_url_is_refused(comfy_server: SimpleNamespace, message: Callable[..., str]) -> None:
     graph = workflows.load("train_from_zip")
     node(graph, "Ideogram4LoadDataset")["url"] = "http://127.0.0.1/dataset.zip"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -182,3 +183,27 @@ def test_cancel_is_noticed_and_the_server_stays_usable(comfy_server: SimpleNames
     assert any(kind == "execution_interrupted" for kind, _ in record["status"]["messages"])
     assert time.monotonic() - started < 30
     comfy_server.client.run(workflows.load("train_from_zip", steps=2))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [("loras/", "loras/ideogram4_"), ("", "loras/ideogram4_"), ("plain", "plain_"), ("loras/a/b", "loras/a/b_")],
+)
+def test_prefixes_always_give_a_visible_name(comfy_server: SimpleNamespace, prefix: str, expected: str) -> None:
+    graph = workflows.load("train_from_zip", steps=2)
+    node(graph, "Ideogram4SaveLoRA")["filename_prefix"] = prefix
+    files = comfy_server.client.run(graph)[node_id(graph, "Ideogram4SaveLoRA")]["files"]
+    first = files[0]
+    assert f"{first['subfolder']}/{first['filename']}".lstrip("/").startswith(expected)
+
+
+def test_a_linked_address_trains_once(comfy_server: SimpleNamespace) -> None:
+    """ComfyUI cannot see a linked value beforehand; that must neither fail nor train again on every queue."""
+    address = "data:application/zip;base64," + base64.b64encode(dataset_zip()).decode()
+    graph = workflows.load("train_from_zip", steps=2, dataset="none")
+    node(graph, "Ideogram4LoadDataset")["url"] = ["address", 0]
+    graph["address"] = {"class_type": "PrimitiveString", "inputs": {"value": address}}
+    comfy_server.client.run(graph)
+    record = comfy_server.client.wait(comfy_server.client.queue(graph))
+    (cached,) = (detail["nodes"] for kind, detail in record["status"]["messages"] if kind == "execution_cached")
+    assert node_id(graph, "Ideogram4TrainLoRA") in cached

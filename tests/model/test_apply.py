@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,31 @@ def test_the_base_is_itself_again_after_sampling_with_a_lora(case: Callable[...,
         assert relative_error(sampled(applied, *inputs), base) > 0.05
         assert torch.equal(sampled(patcher, *inputs), base)
     assert not any(module._forward_hooks for module in patcher.model.modules())
+
+
+def test_strength_zero_leaves_even_a_quantised_base_as_it_is(case: Callable[..., Any]) -> None:
+    patcher, inputs, modules, _ = case("nvfp4")
+    base = sampled(patcher, *inputs)
+    for bypass in (True, False):
+        assert torch.equal(sampled(apply_lora(patcher, modules, strength=0.0, bypass=bypass), *inputs), base)
+
+
+def test_a_clone_that_dies_takes_no_hooks_with_it(case: Callable[..., Any]) -> None:
+    """Clones share injections, and ComfyUI ejects a patcher when it is collected."""
+    import comfy.model_management
+
+    patcher, _, modules, _ = case("fp8_scaled")
+    applied = apply_lora(patcher, modules, strength=1.0, bypass=True)
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([applied])
+    hooked = sum(len(module._forward_hooks) for module in patcher.model.modules())
+    clone = applied.clone()
+    del clone
+    gc.collect()
+    assert hooked == len(modules)
+    assert sum(len(module._forward_hooks) for module in patcher.model.modules()) == hooked
+    applied.eject_model()
+    assert sum(len(module._forward_hooks) for module in patcher.model.modules()) == 0
 
 
 def test_quantised_bases_are_told_apart(tiny_model: Callable[..., Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,58 @@ def test_three_bad_steps_in_a_row_stop_the_run(run: Callable[..., Any], monkeypa
     with pytest.raises(NonFinite, match=r"step 3.* Lower the learning rate"):
         run(reports=reports)
     assert [r.skipped for r in reports] == [True, True]
+
+
+def test_a_run_without_a_single_good_step_is_no_success(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "velocity_loss", lambda v, _t: v.sum(dim=(1, 2, 3)) * float("nan"))
+    with pytest.raises(NonFinite, match=r"nothing was trained"):
+        run(with_(steps=2))
+
+
+def test_cancel_is_noticed_inside_gradient_accumulation(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management
+
+    polls = 0
+    original = host.raise_if_interrupted
+
+    def press_cancel_at_the_third() -> None:
+        nonlocal polls
+        polls += 1
+        if polls == 3:
+            comfy.model_management.interrupt_current_processing()
+        original()
+
+    monkeypatch.setattr(host, "raise_if_interrupted", press_cancel_at_the_third)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(with_(gradient_accumulation=64))
+    assert polls == 3
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_nothing_of_a_run_stays_in_memory(run: Callable[..., Any], checkpointing: bool) -> None:
+    """Reference counts alone must free the adapters: memory is short exactly when nobody has collected garbage."""
+    alive: list[weakref.ref[Any]] = []
+    original = loop.inject_adapters
+
+    def remember(*args: Any, **options: Any) -> Any:
+        adapters = original(*args, **options)
+        alive.extend(weakref.ref(parameter) for parameter in adapters.parameters().values())
+        return adapters
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "inject_adapters", remember)
+            run(with_(gradient_checkpointing=checkpointing))
+        assert alive
+        assert not [ref for ref in alive if ref() is not None]
+    finally:
+        gc.enable()
 
 
 def test_one_bad_step_is_skipped_and_reported(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def _encode_captions(
     captions: Sequence[str], clip: Any, patcher: Any, cache: EncodingCache, progress: Progress
 ) -> tuple[dict[str, str], int]:
     """Cache key of every distinct caption, and how many were not cached yet."""
-    encoder = _digest(weights_identity(clip.cond_stage_model.state_dict()), _patches_identity(clip.patcher))
+    encoder = _encoder_identity(clip)
     projection = projection_identity(patcher)
     distinct = list(dict.fromkeys(captions))
     keys, new = {}, 0
@@ -221,9 +221,13 @@ def _encode_caption(caption: str, clip: Any, patcher: Any) -> Tensor:
     return projected
 
 
-def _patches_identity(patcher: Any) -> str:
-    """Patched weights may sit in memory patched or not, so a patched encoder is told apart by its patches' own id."""
-    return str(patcher.patches_uuid) if patcher.patches else ""
+def _encoder_identity(clip: Any) -> str:
+    """Weights, and what is done with them: the same file gives other features under another type of Load CLIP."""
+    kinds = " ".join(type(part).__qualname__ for part in (clip.cond_stage_model, clip.tokenizer))
+    options = f"{kinds} {sorted(clip.tokenizer_options.items())}"
+    # Patched weights may sit in memory patched or not, so a patched encoder is told apart by its patches' own id.
+    patches = str(clip.patcher.patches_uuid) if clip.patcher.patches else ""
+    return _digest(weights_identity(clip.cond_stage_model.state_dict()), options, patches)
 
 
 def _digest(*parts: str) -> str:
