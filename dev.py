@@ -100,11 +100,11 @@ def own_host() -> Host:
     python = python_of(environment)
     step("virtual environment", sys.version.split()[0], lambda: make_environment(environment))
     step("ComfyUI", COMFYUI_SHA256, lambda: unpack_comfyui(download_comfyui(python), comfyui))
-    step("PyTorch", TORCH, lambda: pip(python, "install"))
+    step("PyTorch", TORCH, lambda: pip_install(python))
     requirements = comfyui_requirements(comfyui / "requirements.txt")
-    step("ComfyUI's requirements", "\n".join(requirements), lambda: pip(python, "install", *requirements))
+    step("ComfyUI's requirements", "\n".join(requirements), lambda: pip_install(python, *requirements))
     step("torchvision and torchaudio", "\n".join(VISION_AND_AUDIO), lambda: install_vision_and_audio(python))
-    step("peft, diffusers and test tools", "\n".join(OURS), lambda: pip(python, "install", *OURS))
+    step("peft, diffusers and test tools", "\n".join(OURS), lambda: pip_install(python, *OURS))
     return Host(comfyui, python)
 
 
@@ -132,9 +132,10 @@ def make_environment(environment: Path) -> None:
         raise DevError("This Python cannot make virtual environments. On Debian: apt install python3-venv.") from error
 
 
-def pip(python: Path, command: str, *arguments: str) -> None:
+def pip_install(python: Path, *arguments: str) -> None:
     """Run pip with its output in the log. torch is named every time, so that nothing exchanges it."""
-    run_logged([str(python), "-m", "pip", command, "--disable-pip-version-check", TORCH, *arguments])
+    options = ["--disable-pip-version-check", "--no-compile"]  # Python compiles what it imports, and pip all there is
+    run_logged([str(python), "-m", "pip", "install", *options, TORCH, *arguments])
 
 
 def run_logged(command: list[str], hint: str = "Check the network and the free disk space (3 GB).") -> None:
@@ -196,7 +197,7 @@ def comfyui_requirements(file: Path) -> list[str]:
 
 def install_vision_and_audio(python: Path) -> None:
     """Their wheels may be linked against CUDA; beside a CPU torch they are made importable."""
-    pip(python, "install", "--no-deps", *VISION_AND_AUDIO)
+    pip_install(python, "--no-deps", *VISION_AND_AUDIO)
     imports = [str(python), "-c", "import torchvision, torchaudio"]
     if subprocess.run(imports, check=False, capture_output=True).returncode == 0:
         return

@@ -85,7 +85,7 @@ def summary(data: TrainingData) -> str:
     """What was encoded, and how far the VAE's statistics are from those that the model was trained with."""
     captions = len({item.text_key for item in data.items})
     return (
-        f"{len(data.items)} images and {captions} captions at {data.width}x{data.height}; {data.newly_encoded} newly "
-        f"encoded, the rest from the cache.\nThe VAE's own latent statistics against Ideogram's: "
-        f"{data.vae_statistics.difference_from(ideogram_statistics())}."
+        f"{len(data.items)} images, {captions} captions, {data.width}x{data.height}\n"
+        f"{data.newly_encoded} encoded now, the rest from the cache\n"
+        f"This VAE's statistics against Ideogram's: {data.vae_statistics.difference_from(ideogram_statistics())}"
     )

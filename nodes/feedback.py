@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable
 
@@ -10,13 +11,26 @@ from comfy_api.latest import io
 import server
 
 UPDATE_INTERVAL_S = 0.5
+LINE_LENGTH = 40
+"""Characters that fit on a node of ordinary width."""
 
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:
-    """Show `text` on the node that is running, in every open tab of whoever queued it."""
+    """Show `text` on the node that is running, in every open tab of whoever queued it.
+
+    Lines are broken between words here, because the frontend breaks them anywhere.
+    """
     prompt_server = getattr(server.PromptServer, "instance", None)
     if prompt_server is not None and node.hidden.unique_id is not None:
-        prompt_server.send_progress_text(text, node.hidden.unique_id, prompt_server.client_id)
+        prompt_server.send_progress_text(wrapped(text), node.hidden.unique_id, prompt_server.client_id)
+
+
+def wrapped(text: str) -> str:
+    """`text` in lines of at most `LINE_LENGTH` characters, where its words allow it."""
+    lines = (
+        textwrap.wrap(line, LINE_LENGTH, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
+    )
+    return "\n".join("\n".join(line) for line in lines)
 
 
 class Throttle:

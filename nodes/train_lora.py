@@ -94,7 +94,12 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             show(step_line(step), force=step.step in (1, step.steps))
 
         views = steps * run.items_per_step / len(training_data.items)
-        show(f"{len(training_data.items)} images, each seen {views:.1f} times in {steps} steps", force=True)
+        source = {"ideogram": "Ideogram's constants", "vae": "the VAE's own statistics"}[run.latent_statistics]
+        show(
+            f"{len(training_data.items)} images, each seen {views:.1f} times\n"
+            f"latents normalised with {source}",
+            force=True,
+        )
         trained = train(model, training_data, run, on_step=on_step, on_note=lambda note: show(note, force=True))
         lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
         return io.NodeOutput(lora, {"loss": trained.losses}, steps)

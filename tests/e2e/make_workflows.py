@@ -13,6 +13,7 @@ the tiny models.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 from tests.support import browser, datasets
 from tests.support import example_workflows as examples
-from tests.tiny import build, host
+from tests.tiny import build, host, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_ROOT") or ROOT / ".dev" / "ComfyUI").resolve()
@@ -44,11 +45,18 @@ def main() -> int:
     return 0
 
 
+def _picture() -> bytes:
+    image, _caption = pictures.draw_picture(5, 768, 768)
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
 @contextlib.contextmanager
 def _server(base: Path, *, models: Path | None) -> Iterator[host.Client]:
     """A server with this pack on the tiny models, or without any on files that have the names of real ones."""
     tiny = models is not None
-    models = models or examples.place_named_files(base, COMFYUI)
+    models = models or examples.place_named_files(base, _picture())
     host.install_packs(base, tiny=tiny)
     port = host.free_port()
     command = host.server_command(Path(sys.executable), COMFYUI, port=port, base=base, models=models, cpu=True)

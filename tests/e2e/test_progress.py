@@ -46,14 +46,15 @@ def test_every_node_tells_what_it_found_and_training_how_far_it_is(comfy_server:
     texts, progress = asyncio.run(watch(comfy_server, graph))
 
     def said(class_type: str) -> str:
-        return "\n".join(texts[node_id(graph, class_type)])
+        return " ".join(" ".join(texts[node_id(graph, class_type)]).split())
 
     assert "progress.zip: 3 images" in said("Ideogram4LoadDataset")
     assert "64x64" in said("Ideogram4ResolveResolution")
-    assert "3 images and 3 captions at 64x64" in said("Ideogram4EncodeDataset")
+    assert "3 images, 3 captions, 64x64" in said("Ideogram4EncodeDataset")
     assert "mean offset rms" in said("Ideogram4EncodeDataset")
     training = texts[node_id(graph, "Ideogram4TrainLoRA")]
     assert "each seen 13.3 times" in training[0]
+    assert "normalised with Ideogram's constants" in " ".join(training[0].split())
     assert any(text.startswith("step 1 / 40\n") for text in training)
     assert training[-1].startswith("step 40 / 40\n")
     assert all(word in training[-1] for word in ("loss", "s/step", "left"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import datasets
 import pytest
 import tiny_host as host  # loaded by tests/conftest.py
 
@@ -35,7 +36,7 @@ TYPED = [
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[host.Client]:
     """A server where every file that the examples name is in its list."""
     base = tmp_path_factory.mktemp("browser")
-    models = examples.place_named_files(base, COMFYUI)
+    models = examples.place_named_files(base, datasets.picture(2))
     host.install_packs(base, tiny=False)
     port = host.free_port()
     command = host.server_command(Path(sys.executable), COMFYUI, port=port, base=base, models=models, cpu=True)

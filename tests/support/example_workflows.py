@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def load_api(name: str) -> Graph:
     return graph
 
 
-def place_named_files(base: Path, comfyui: Path) -> Path:
+def place_named_files(base: Path, picture: bytes) -> Path:
     """Empty files under all names that the examples ask for, so that lists offer them. Returns the models folder.
 
     The server then shows what a user sees who has everything; nothing can be run.
@@ -59,7 +58,7 @@ def place_named_files(base: Path, comfyui: Path) -> Path:
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    shutil.copy(comfyui / "input" / "example.png", base / "input")
+    (base / "input" / "example.png").write_bytes(picture)  # the name that ComfyUI's own example has
     return base / "models"
 
 

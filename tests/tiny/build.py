@@ -76,7 +76,7 @@ def main() -> None:
         args.cpu = True
         import torch
 
-        torch.set_num_threads(min(2, torch.get_num_threads()))  # the matrices are too small for more
+        torch.set_num_threads(1)  # the matrices are too small to share, least of all on a busy machine
         load_file("tiny_pack", HERE / "tiny_pack" / "__init__.py").register()
         build_once(folder)
     print(folder)
