@@ -95,6 +95,26 @@ def test_core_and_our_loader_make_the_same_picture_and_the_lora_matters(
     assert "lora key not loaded" not in comfy_server.log.read_text(errors="replace")
 
 
+def test_both_files_load_in_diffusers_with_the_same_effect(
+    trained: SimpleNamespace, tiny_models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import diffusers_ideogram4 as oracle
+    import torch
+
+    base = tensors(tiny_models / "diffusion_models" / "ideogram4_tiny_fp32.safetensors")
+    deltas = {}
+    for name in ("trained_00001.safetensors", "trained_00001_fal.safetensors"):
+        transformer = oracle.load_lora(oracle.tiny_transformer(base), trained.files[name])
+        deltas[name] = oracle.lora_deltas(transformer)
+    assert not caplog.records, "diffusers complained"
+    comfy, fal = deltas.values()
+    assert len(comfy) == 10
+    assert comfy.keys() == fal.keys()
+    for path, delta in comfy.items():
+        assert delta.any(), path
+        assert torch.allclose(delta, fal[path], atol=1e-6), path
+
+
 def pixels(server: SimpleNamespace, graph: workflows.Graph) -> Any:
     import numpy as np
     from PIL import Image
