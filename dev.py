@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -141,13 +142,13 @@ def pip_install(python: Path, *arguments: str) -> None:
 def run_logged(command: list[str], hint: str = "Check the network and the free disk space (3 GB).") -> None:
     """Run a command with its output appended to the log. Raises `DevError` with the end of it on failure."""
     with LOG.open("a", encoding="utf-8") as log:
-        log.write(f"\n$ {' '.join(command)}\n")
+        log.write(f"\n$ {shlex.join(command)}\n")
         log.flush()
         code = subprocess.run(command, check=False, stdout=log, stderr=subprocess.STDOUT).returncode
     if code:
         tail = "\n".join(LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
         raise DevError(
-            f"{tail}\n\nThis command failed:\n  {' '.join(command)}\n{hint} Then run the same dev.py command again; "
+            f"{tail}\n\nThis command failed:\n  {shlex.join(command)}\n{hint} Then run the same dev.py command again; "
             f"it continues here. The whole log: {LOG}"
         )
 
@@ -233,6 +234,11 @@ def tiny_models(host: Host) -> Path:
     return folder
 
 
+def use_one_thread() -> None:
+    """For child processes: tiny matrices are too small to share, and on a busy machine that is ten times slower."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def has_cuda(python: Path) -> bool:
     check = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     return subprocess.run([python, "-c", check], check=False, capture_output=True).returncode == 0
@@ -243,17 +249,21 @@ def has_cuda(python: Path) -> bool:
 
 def serve(options: argparse.Namespace) -> int:
     """Run ComfyUI with this pack and the tiny models until Ctrl-C."""
-    from tests.tiny.host import install_packs, running_server, server_command
+    from tests.tiny.host import HostError, install_packs, running_server, server_command
 
     host = find_host()
     models = tiny_models(host)
+    use_one_thread()
     base = (options.base_directory or DEV / "serve").resolve()
     install_packs(base, tiny=True)
     cpu = not has_cuda(host.python)
     command = server_command(host.python, host.comfyui, port=options.port, base=base, models=models, cpu=cpu)
-    with running_server(command, port=options.port, log=None) as client:
-        print(f"ready {client.url}", flush=True)
-        return client.process.wait()
+    try:
+        with running_server(command, port=options.port, log=None) as client:
+            print(f"ready {client.url}", flush=True)
+            return client.process.wait()
+    except HostError as error:
+        raise DevError(str(error)) from error
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -264,6 +274,7 @@ def demo(options: argparse.Namespace) -> int:
         command += ["--model", options.model]
     else:
         command += ["--models", str(tiny_models(host))]
+        use_one_thread()
     if not has_cuda(host.python):
         command.append("--cpu")
     return run_in_foreground(command)
@@ -327,7 +338,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended on the way out
+    # Both unwind the stack, so that child processes are ended on the way out; also where a shell ignores Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return options.action(options)
     except DevError as error:

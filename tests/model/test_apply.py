@@ -38,7 +38,7 @@ def case(opened: Callable[..., Any]) -> Callable[..., Any]:
 
     def make(fmt: str, **options: Any) -> Any:
         with opened(fmt, **options) as (patcher, network, adapters):
-            fill_up(adapters)
+            fill_up(adapters, scale=0.1)
             features = torch.randn(1, 7, text_width(patcher), generator=torch.Generator().manual_seed(8))
             noised, sigma, _, _ = example(patcher.model.diffusion_model.input_proj.out_features)
             with torch.no_grad():

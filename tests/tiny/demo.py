@@ -6,6 +6,7 @@ Run by `python dev.py demo`. Ends with one JSON line: the files, the steps, the 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import sys
@@ -38,7 +39,7 @@ def main() -> int:
         )
         print("Starting ComfyUI ...", flush=True)
         with host.running_server(command, port=port, log=Path(folder) / "server.log") as client:
-            result = run(client, base, options.model)
+            result = run(client, base, options)
     print(json.dumps(result))
     return 0
 
@@ -52,7 +53,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(client: host.Client, base: Path, model: str | None) -> dict[str, Any]:
+def run(client: host.Client, base: Path, options: argparse.Namespace) -> dict[str, Any]:
+    model = options.model
     size = 64 if model is None else 512
     client.upload("demo.zip", drawn_zip(size))
     graph = workflows.load("train_from_zip", size=size, dataset="demo.zip")
@@ -80,7 +82,7 @@ def run(client: host.Client, base: Path, model: str | None) -> dict[str, Any]:
         "steps": len(losses),
         "first_smoothed_loss": round(sum(losses[:tenth]) / tenth, 4),
         "last_smoothed_loss": round(sum(losses[-tenth:]) / tenth, 4),
-        "loaders": loaders(client, model, comfy, fal),
+        "loaders": loaders(client, options, comfy, fal),
     }
 
 
@@ -110,7 +112,7 @@ def use_real_files(graph: workflows.Graph, model: str) -> None:
                 inputs["vae_name"] = "flux2-vae.safetensors"
 
 
-def loaders(client: host.Client, model: str | None, comfy: Path, fal: Path) -> dict[str, str]:
+def loaders(client: host.Client, options: argparse.Namespace, comfy: Path, fal: Path) -> dict[str, str]:
     """What core's loader, ours and diffusers say to the files; anything but success ends the demo with an error."""
     said = {}
     for name, file, class_type in (
@@ -121,7 +123,7 @@ def loaders(client: host.Client, model: str | None, comfy: Path, fal: Path) -> d
         graph = {
             "model": {
                 "class_type": "UNETLoader",
-                "inputs": {"unet_name": model or "ideogram4_tiny_bf16.safetensors", "weight_dtype": "default"},
+                "inputs": {"unet_name": options.model or "ideogram4_tiny_bf16.safetensors", "weight_dtype": "default"},
             },
             "lora": lora_node(class_type, file),
             "show": {"class_type": "PreviewAny", "inputs": {"source": ["lora", 0]}},
@@ -132,8 +134,10 @@ def loaders(client: host.Client, model: str | None, comfy: Path, fal: Path) -> d
         if complaints:
             raise host.HostError(f"{name}: {complaints}")
         said[name] = "loaded, every key used"
-    if model is None:
-        said["diffusers"] = load_in_diffusers(fal)
+    if importlib.util.find_spec("diffusers") is None:
+        said["diffusers"] = "not tried: not installed in this Python"
+    elif options.models is not None:
+        said["diffusers"] = load_in_diffusers(fal, options.models)
     return said
 
 
@@ -143,12 +147,12 @@ def lora_node(class_type: str, file: Path) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def load_in_diffusers(file: Path) -> str:
-    """Load the file with diffusers' own pipeline into a transformer of the tiny model's size."""
+def load_in_diffusers(file: Path, models: Path) -> str:
+    """Load the file with diffusers' own pipeline into the tiny transformer."""
     import diffusers_ideogram4 as oracle
     from safetensors.torch import load_file
 
-    (weights,) = (ROOT / ".dev").glob("tiny-models-*/diffusion_models/ideogram4_tiny_fp32.safetensors")
+    weights = models / "diffusion_models" / "ideogram4_tiny_fp32.safetensors"
     transformer = oracle.load_lora(oracle.tiny_transformer(load_file(weights)), file)
     return f"loaded, {len(oracle.lora_deltas(transformer))} layers adapted"
 

@@ -83,6 +83,9 @@ def running_server(command: list[str], *, port: int, log: Path | None) -> Iterat
 
     `log` receives what the server prints; None leaves that on the terminal. Raises `HostError` if it does not start.
     """
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise HostError(f"Port {port} is in use by another program. Choose another one.")
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else None
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(command[1]).parent)
