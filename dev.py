@@ -141,6 +141,7 @@ def pip_install(python: Path, *arguments: str) -> None:
 
 def run_logged(command: list[str], hint: str = "Check the network and the free disk space (3 GB).") -> None:
     """Run a command with its output appended to the log. Raises `DevError` with the end of it on failure."""
+    LOG.parent.mkdir(exist_ok=True)
     with LOG.open("a", encoding="utf-8") as log:
         log.write(f"\n$ {shlex.join(command)}\n")
         log.flush()
@@ -269,12 +270,15 @@ def serve(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     """Train on a small drawn dataset through the real server, and load the files that come out."""
     host = find_host()
-    command = [str(host.python), str(ROOT / "tests" / "tiny" / "demo.py"), "--comfyui", str(host.comfyui)]
+    if options.model:
+        models = host.comfyui / "models"
+    else:
+        models = tiny_models(host)
+        use_one_thread()
+    command = [str(host.python), str(ROOT / "tests" / "tiny" / "demo.py")]
+    command += ["--comfyui", str(host.comfyui), "--models", str(models)]
     if options.model:
         command += ["--model", options.model]
-    else:
-        command += ["--models", str(tiny_models(host))]
-        use_one_thread()
     if not has_cuda(host.python):
         command.append("--cpu")
     return run_in_foreground(command)

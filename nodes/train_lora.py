@@ -96,8 +96,7 @@ class Ideogram4TrainLoRA(io.ComfyNode):
         views = steps * run.items_per_step / len(training_data.items)
         source = {"ideogram": "Ideogram's constants", "vae": "the VAE's own statistics"}[run.latent_statistics]
         show(
-            f"{len(training_data.items)} images, each seen {views:.1f} times\n"
-            f"latents normalised with {source}",
+            f"{len(training_data.items)} images, each seen {views:.1f} times\nlatents normalised with {source}",
             force=True,
         )
         trained = train(model, training_data, run, on_step=on_step, on_note=lambda note: show(note, force=True))

@@ -47,7 +47,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--models", type=Path, help="folder of tiny models; ComfyUI's own without it")
+    parser.add_argument("--models", type=Path, required=True, help="the models folder")
     parser.add_argument("--model", help="a real Ideogram 4 file instead of the tiny one")
     parser.add_argument("--cpu", action="store_true")
     return parser.parse_args()
@@ -136,7 +136,7 @@ def loaders(client: host.Client, options: argparse.Namespace, comfy: Path, fal: 
         said[name] = "loaded, every key used"
     if importlib.util.find_spec("diffusers") is None:
         said["diffusers"] = "not tried: not installed in this Python"
-    elif options.models is not None:
+    elif options.model is None:
         said["diffusers"] = load_in_diffusers(fal, options.models)
     return said
 
