@@ -55,7 +55,7 @@ class Ideogram4SaveLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora: dict[str, torch.Tensor], filename_prefix: str, output_lora_format: str) -> io.NodeOutput:
         output = Path(folder_paths.get_output_directory())
-        # Expands %date% and the like; its counter is for images.
+        # Expands %year% and the like; its counter is for images.
         folder, name, *_ = folder_paths.get_save_image_path(checked_prefix(output, filename_prefix), str(output))
         stem = unused_stem(Path(folder), name)
 

@@ -41,7 +41,7 @@ def _module_for(name: str, path: Path, package: Path | None = None) -> ModuleTyp
 
 
 def _load_comfyui() -> None:
-    """Put ComfyUI on sys.path and choose the CPU before anything asks for a device."""
+    """Put ComfyUI on sys.path and choose the device, the CPU unless TEST_DEVICE=cuda, before anything asks for it."""
     if not (COMFYUI_ROOT / "comfy").is_dir():
         pytest.exit(f"No ComfyUI at {COMFYUI_ROOT}. Run `python dev.py test`, or set COMFYUI_ROOT.", returncode=4)
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tests")]
@@ -51,7 +51,7 @@ def _load_comfyui() -> None:
     comfy.options.args_parsing = False  # the command line is pytest's
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = os.environ.get("TEST_DEVICE") != "cuda"
 
 
 _load_comfyui()
