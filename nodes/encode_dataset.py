@@ -10,10 +10,12 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..trainer_core.dataset import Dataset
+from ..trainer_core.model.cache import EncodingCache
 from ..trainer_core.model.encode import TrainingData, encode_dataset
 from ..trainer_core.model.latents import ideogram_statistics
 from .feedback import show_text
 from .types import DatasetSocket, TrainingDataSocket
+from .values import as_choice
 
 MOVE, AS_IS = "move with the crop", "as is"
 
@@ -52,9 +54,15 @@ class Ideogram4EncodeDataset(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: object) -> str:
+        # ComfyUI keeps this node's result, but the files that it names may have been deleted or damaged since.
+        return EncodingCache(encoding_cache_folder()).renewal
+
+    @classmethod
     def execute(
         cls, dataset: Dataset, width: int, height: int, vae: Any, clip: Any, model: Any, caption_boxes: str = MOVE
     ) -> io.NodeOutput:
+        move_boxes = as_choice(caption_boxes, "caption_boxes", (MOVE, AS_IS)) == MOVE
         bar = comfy.utils.ProgressBar(2)
 
         def progress(done: int, total: int, what: str) -> None:
@@ -69,7 +77,7 @@ class Ideogram4EncodeDataset(io.ComfyNode):
             clip=clip,
             patcher=model,
             cache_folder=encoding_cache_folder(),
-            move_boxes=caption_boxes == MOVE,
+            move_boxes=move_boxes,
             progress=progress,
         )
         show_text(cls, summary(data))

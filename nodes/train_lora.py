@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import comfy.utils
+import folder_paths
 from comfy_api.latest import io
 
 from ..trainer_core.config import TrainSettings
-from ..trainer_core.lora_files import export_lora
+from ..trainer_core.errors import SettingsError, UserError
+from ..trainer_core.lora_files import export_lora, read_lora
 from ..trainer_core.model.encode import TrainingData
-from ..trainer_core.training.loop import StepReport, train
+from ..trainer_core.training.loop import train
+from ..trainer_core.training.report import StepReport
+from ..trainer_core.training.run import RunPlace, find_run, list_runs
 from .feedback import Throttle, duration, show_text
+from .load_lora import lora_path
+from .save_lora import DEFAULT_FOLDER
 from .types import SettingsSocket, TrainedLoraModel, TrainingDataSocket
+
+NEW_RUN, REFUSE, CONTINUE, FRESH = "new run", "refuse", "continue anyway", "none"
 
 
 class Ideogram4TrainLoRA(io.ComfyNode):
@@ -63,6 +72,39 @@ class Ideogram4TrainLoRA(io.ComfyNode):
                 SettingsSocket.Input(
                     "settings", optional=True, tooltip="From Ideogram 4 Train Settings; defaults without it."
                 ),
+                io.Combo.Input(
+                    "resume",
+                    options=[NEW_RUN, *list_runs(runs_folder())],
+                    default=NEW_RUN,
+                    optional=True,
+                    tooltip="Continue a run from its newest checkpoint: after a cancel, an error or a crash, or to "
+                    "more steps than it had. Keep data and settings as they were. Press R to see new runs.",
+                ),
+                io.Combo.Input(
+                    "if_changed",
+                    options=[REFUSE, CONTINUE],
+                    default=REFUSE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="When data or settings differ from those of the run that is resumed: stop with a list of "
+                    "the differences, or train on with the new values.",
+                ),
+                io.Combo.Input(
+                    "start_from_lora",
+                    options=[FRESH, *folder_paths.get_filename_list("loras")],
+                    default=FRESH,
+                    optional=True,
+                    advanced=True,
+                    tooltip="A new run begins with the weights of this LoRA, from any trainer. Its rank may be lower "
+                    "than the one above, not higher.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default=RunPlace.name,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Name of a new run; a number is added. Its checkpoints go to output/ideogram4_runs.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output(display_name="lora", tooltip="Connect to a save or load node, ours or core's."),
@@ -71,6 +113,18 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, resume: str | None = NEW_RUN, start_from_lora: str | None = FRESH) -> bool | str:
+        # Naming the combos lifts the check against their lists, for a message that says more. A linked one is None.
+        try:
+            if resume not in (None, NEW_RUN):
+                find_run(runs_folder(), resume)
+            if start_from_lora not in (None, FRESH):
+                lora_path(start_from_lora)
+        except UserError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(
@@ -82,6 +136,10 @@ class Ideogram4TrainLoRA(io.ComfyNode):
         rank: int,
         seed: int,
         settings: Mapping[str, Any] | None = None,
+        resume: str = NEW_RUN,
+        if_changed: str = REFUSE,
+        start_from_lora: str = FRESH,
+        run_name: str = RunPlace.name,
     ) -> io.NodeOutput:
         run = TrainSettings.from_mapping(
             {**(settings or {}), "steps": steps, "learning_rate": learning_rate, "rank": rank, "seed": seed}
@@ -99,9 +157,33 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             f"{len(training_data.items)} images, each seen {views:.1f} times\nlatents normalised with {source}",
             force=True,
         )
-        trained = train(model, training_data, run, on_step=on_step, on_note=lambda note: show(note, force=True))
+        place = run_place(resume, if_changed, start_from_lora, run_name)
+        trained = train(model, training_data, run, place, on_step=on_step, on_note=lambda note: show(note, force=True))
         lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
         return io.NodeOutput(lora, {"loss": trained.losses}, steps)
+
+
+def runs_folder() -> Path:
+    """Where runs are kept. Not below loras/, whose loaders would list their files."""
+    return Path(folder_paths.get_output_directory()) / "ideogram4_runs"
+
+
+def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str) -> RunPlace:
+    """What the four inputs mean. Raises `LoraUnreadable`, `LoraMismatch` and `SettingsError`."""
+    if if_changed not in (REFUSE, CONTINUE):
+        raise SettingsError(f'if_changed must be "{REFUSE}" or "{CONTINUE}", not {if_changed!r}.')
+    start = {}
+    if start_from_lora != FRESH and resume == NEW_RUN:
+        start = read_lora(lora_path(start_from_lora)).modules
+    return RunPlace(
+        runs_folder=runs_folder(),
+        loras_folder=Path(folder_paths.get_output_directory()) / DEFAULT_FOLDER,
+        name=run_name.strip() or RunPlace.name,
+        resume="" if resume == NEW_RUN else resume,
+        continue_anyway=if_changed == CONTINUE,
+        start_modules=start,
+        start_lora=start_from_lora if start else "",
+    )
 
 
 def step_line(step: StepReport) -> str:

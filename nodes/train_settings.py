@@ -108,6 +108,23 @@ class Ideogram4TrainSettings(io.ComfyNode):
                     tooltip="Normalise latents with the constants Ideogram trained with, or the VAE file's own. "
                     "The encode node reports how far apart they are.",
                 ),
+                io.Int.Input(
+                    "checkpoint_every",
+                    default=_DEFAULT.checkpoint_every,
+                    min=0,
+                    max=40_000,
+                    optional=True,
+                    tooltip="Steps between two checkpoints, from which a run can be continued. 0: every ten minutes. "
+                    "One is always written at the end and on cancel.",
+                ),
+                io.Int.Input(
+                    "keep_checkpoints",
+                    default=_DEFAULT.keep_checkpoints,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="How many checkpoints of a run stay on disk. Each takes about 1 GB at rank 32.",
+                ),
             ],
             outputs=[SettingsSocket.Output(display_name="settings", tooltip="Connect to the train node.")],
         )

@@ -20,7 +20,7 @@ LATENT_STATISTICS = ("ideogram", "vae")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Everything that decides what a run computes. The defaults are the recommended run."""
+    """What a run computes and how often it is saved. The defaults are the recommended run."""
 
     steps: int = 1000
     """Optimiser steps."""
@@ -55,6 +55,10 @@ class TrainSettings:
     """Recompute each block in the backward pass instead of keeping its activations."""
     latent_statistics: str = "ideogram"
     """Normalise latents with Ideogram's published constants, or with the statistics inside the VAE file."""
+    checkpoint_every: int = 0
+    """Steps between two checkpoints; 0 writes one every ten minutes. One at the end is always written."""
+    keep_checkpoints: int = 2
+    """Checkpoints that stay on disk; older ones are deleted after a newer one is in place."""
 
     def __post_init__(self) -> None:
         _check_int(self, "steps", 1, 40_000)
@@ -73,6 +77,8 @@ class TrainSettings:
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         _check_choice(self, "latent_statistics", LATENT_STATISTICS)
+        _check_int(self, "checkpoint_every", 0, 40_000)
+        _check_int(self, "keep_checkpoints", 1, 1000)
 
     @property
     def items_per_step(self) -> int:

@@ -93,6 +93,24 @@ class NonFinite(UserError):
     code = "non_finite"
 
 
+class RunNotFound(UserError):
+    """There is no run of that name, or none of its checkpoints is whole."""
+
+    code = "run_not_found"
+
+
+class RunChanged(UserError):
+    """The run to go on with was started with other data, settings or another model."""
+
+    code = "run_changed"
+
+
+class CheckpointUnreadable(UserError):
+    """A checkpoint is damaged, incomplete or was written by a newer version."""
+
+    code = "checkpoint_unreadable"
+
+
 # ---- files ---------------------------------------------------------------------------------------------------
 
 

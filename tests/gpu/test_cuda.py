@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 from ideogram4_lora_trainer.trainer_core.model import host
 from ideogram4_lora_trainer.trainer_core.training import loop
-from networks import FORMATS, training_data
+from networks import FORMATS, place_under, training_data
 
 pytestmark = pytest.mark.skipif(os.environ.get("TEST_DEVICE") != "cuda", reason="TEST_DEVICE=cuda is not set")
 
@@ -37,7 +38,7 @@ def test_the_same_run_gives_the_same_bits_even_where_tf32_is_on(
     assert patcher.load_device.type == "cuda"
     data = training_data(tmp_path, patcher, lengths=(5, 9))
     with torch.inference_mode():
-        first, second = (loop.train(patcher, data, SETTINGS) for _ in range(2))
+        first, second = (loop.train(patcher, data, SETTINGS, place_under(tmp_path)) for _ in range(2))
     assert first.losses == second.losses
     for path, weights in first.modules.items():
         assert torch.equal(weights.up, second.modules[path].up), path
@@ -50,5 +51,22 @@ def test_all_memory_is_given_back(tiny_model: Callable[..., Any], tmp_path: Path
     with torch.inference_mode():
         host.load_on_device(patcher, 0)
         before = torch.cuda.memory_allocated()
-        loop.train(patcher, data, SETTINGS)
+        loop.train(patcher, data, SETTINGS, place_under(tmp_path))
     assert torch.cuda.memory_allocated() <= before
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    patcher = tiny_model("bf16")
+    data = training_data(tmp_path / "cache", patcher, lengths=(5, 9))
+    settings = dataclasses.replace(SETTINGS, steps=20, warmup_steps=0)
+    with torch.inference_mode():
+        whole = loop.train(patcher, data, settings, place_under(tmp_path / "whole"))
+        half = loop.train(patcher, data, dataclasses.replace(settings, steps=10), place_under(tmp_path / "parts"))
+        rest = loop.train(
+            patcher, data, settings, place_under(tmp_path / "parts", resume=half.run)
+        )
+    assert rest.losses[:10] == half.losses
+    assert rest.losses == whole.losses
+    for path, weights in whole.modules.items():
+        assert torch.equal(weights.up, rest.modules[path].up), path
+        assert torch.equal(weights.down, rest.modules[path].down), path

@@ -53,8 +53,8 @@ def test_settings_node_and_settings_agree(schemas: dict[str, Any]) -> None:
     from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 
     inputs = {i.id: i for name in ("Ideogram4TrainSettings", "Ideogram4TrainLoRA") for i in schemas[name].inputs}
-    for sockets in ("model", "training_data", "settings"):
-        del inputs[sockets]
+    for other in ("model", "training_data", "settings", "resume", "if_changed", "start_from_lora", "run_name"):
+        del inputs[other]
     assert {name: i.default for name, i in inputs.items()} == asdict(TrainSettings())
     for name, widget in inputs.items():
         for limit in ("min", "max"):

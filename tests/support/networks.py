@@ -64,3 +64,10 @@ def training_data(
         default_caption="",
         newly_encoded=0,
     )
+
+
+def place_under(folder: Path, **options: Any) -> Any:
+    """A `RunPlace` with its two folders under `folder`."""
+    from ideogram4_lora_trainer.trainer_core.training.run import RunPlace
+
+    return RunPlace(runs_folder=folder / "runs", loras_folder=folder / "loras", **options)

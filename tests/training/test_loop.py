@@ -21,7 +21,9 @@ from ideogram4_lora_trainer.trainer_core.errors import (
 )
 from ideogram4_lora_trainer.trainer_core.model import host, network
 from ideogram4_lora_trainer.trainer_core.training import loop
-from networks import training_data
+from ideogram4_lora_trainer.trainer_core.training.history import LossHistory
+from ideogram4_lora_trainer.trainer_core.training.report import StepReport
+from networks import place_under, training_data
 
 SETTINGS = TrainSettings(steps=4, rank=4, learning_rate=1e-3, warmup_steps=0)
 
@@ -38,7 +40,13 @@ def run(patcher: Any, tmp_path: Path) -> Callable[..., Any]:
     def train(settings: TrainSettings = SETTINGS, *, reports: list | None = None, **data: Any) -> Any:
         encoded = training_data(tmp_path / str(sorted(data.items())).replace("/", "_"), patcher, **data)
         with torch.inference_mode():
-            return loop.train(patcher, encoded, settings, on_step=(reports if reports is not None else []).append)
+            return loop.train(
+                patcher,
+                encoded,
+                settings,
+                place_under(tmp_path),
+                on_step=(reports if reports is not None else []).append,
+            )
 
     return train
 
@@ -81,7 +89,7 @@ def test_the_loss_falls(run: Callable[..., Any]) -> None:
 
 
 def test_reports_count_up_to_the_end(run: Callable[..., Any]) -> None:
-    reports: list[loop.StepReport] = []
+    reports: list[StepReport] = []
     trained = run(reports=reports)
     assert [(r.step, r.steps, r.skipped) for r in reports] == [(n, 4, False) for n in (1, 2, 3, 4)]
     assert [r.loss for r in reports] == trained.losses
@@ -91,10 +99,7 @@ def test_reports_count_up_to_the_end(run: Callable[..., Any]) -> None:
 
 
 def test_smoothing_starts_as_the_plain_mean() -> None:
-    value = 0.0
-    for count, loss in enumerate([4.0, 2.0, 6.0], start=1):
-        value = loop.smooth(value, loss, count)
-    assert value == pytest.approx(4.0)
+    assert LossHistory([4.0, None, 2.0, 6.0]).smoothed == pytest.approx(4.0)
 
 
 # ---- what must not change ------------------------------------------------------------------------------------
@@ -183,11 +188,11 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
 
 
 def test_three_bad_steps_in_a_row_stop_the_run(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[loop.StepReport] = []
+    reports: list[StepReport] = []
     monkeypatch.setattr(loop, "velocity_loss", lambda v, _t: v.sum(dim=(1, 2, 3)) * float("nan"))
     with pytest.raises(NonFinite, match=r"step 3.* Lower the learning rate"):
         run(reports=reports)
-    assert [r.skipped for r in reports] == [True, True]
+    assert [r.skipped for r in reports] == [True, True, True]
 
 
 def test_a_run_without_a_single_good_step_is_no_success(
@@ -243,7 +248,7 @@ def test_nothing_of_a_run_stays_in_memory(run: Callable[..., Any], checkpointing
 
 
 def test_one_bad_step_is_skipped_and_reported(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[loop.StepReport] = []
+    reports: list[StepReport] = []
     real, calls = loop.velocity_loss, iter(range(100))
     monkeypatch.setattr(loop, "velocity_loss", lambda v, t: real(v, t) * (float("inf") if next(calls) == 1 else 1.0))
     trained = run(reports=reports)
@@ -255,18 +260,18 @@ def test_one_bad_step_is_skipped_and_reported(run: Callable[..., Any], monkeypat
 def test_data_of_another_model_is_refused(patcher: Any, tmp_path: Path) -> None:
     data = dataclasses.replace(training_data(tmp_path, patcher), projection="another")
     with pytest.raises(TrainingDataMismatch, match=r"Connect the same model"):
-        loop.train(patcher, data, SETTINGS)
+        loop.train(patcher, data, SETTINGS, place_under(tmp_path))
 
 
 def test_the_unconditional_twin_is_refused_by_its_file_name(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
     twin = tiny_model("bf16", unconditional=True)
     with pytest.raises(WrongModel, match=r"ideogram4_tiny_unconditional_bf16\.safetensors is the unconditional"):
-        loop.train(twin, None, SETTINGS)
+        loop.train(twin, None, SETTINGS, place_under(tmp_path))
 
 
-def test_what_is_no_ideogram_4_is_refused(tiny_vae: Any) -> None:
+def test_what_is_no_ideogram_4_is_refused(tiny_vae: Any, tmp_path: Path) -> None:
     with pytest.raises(WrongModel, match=r"AutoencoderKL, not Ideogram 4"):
-        loop.train(tiny_vae.patcher, None, SETTINGS)
+        loop.train(tiny_vae.patcher, None, SETTINGS, place_under(tmp_path))
 
 
 # ---- the self-check ------------------------------------------------------------------------------------------
@@ -291,16 +296,20 @@ def test_ambient_autocast_cannot_collapse_positions(run: Callable[..., Any]) -> 
         assert same(plain, run())
 
 
-def test_a_flipped_sign_stops_the_run(patcher: Any, monkeypatch: pytest.MonkeyPatch, taught_data: Any) -> None:
+def test_a_flipped_sign_stops_the_run(
+    patcher: Any, monkeypatch: pytest.MonkeyPatch, taught_data: Any, tmp_path: Path
+) -> None:
     right = network.Network.velocity
     monkeypatch.setattr(network.Network, "velocity", lambda self, *args: -right(self, *args))
     with torch.inference_mode(), pytest.raises(SelfCheckFailed, match="opposite direction"):
-        loop.train(patcher, taught_data, SETTINGS)
+        loop.train(patcher, taught_data, SETTINGS, place_under(tmp_path))
 
 
-def test_a_taught_model_passes_without_a_note(patcher: Any, taught_data: Any) -> None:
+def test_a_taught_model_passes_without_a_note(patcher: Any, taught_data: Any, tmp_path: Path) -> None:
+    notes: list[str] = []
     with torch.inference_mode():
-        assert loop.train(patcher, taught_data, with_(steps=1)).notes == []
+        loop.train(patcher, taught_data, with_(steps=1), place_under(tmp_path), on_note=notes.append)
+    assert notes == []
 
 
 def test_a_dead_gradient_stops_the_run(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

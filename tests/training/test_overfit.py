@@ -14,6 +14,7 @@ from ideogram4_lora_trainer.trainer_core.model.apply import apply_lora
 from ideogram4_lora_trainer.trainer_core.model.encode import encode_dataset
 from ideogram4_lora_trainer.trainer_core.model.objective import add_noise, velocity_loss, velocity_target
 from ideogram4_lora_trainer.trainer_core.training.loop import train
+from networks import place_under
 
 SIGMAS = torch.tensor([0.2, 0.35, 0.5, 0.65])
 
@@ -33,7 +34,7 @@ def test_one_picture_is_learnt(tiny_model: Callable[..., Any], tiny_clip: Any, t
             cache_folder=tmp_path,
         )
         settings = TrainSettings(steps=250, rank=32, learning_rate=3e-3, gradient_accumulation=2, schedule="cosine")
-        trained = train(patcher, data, settings)
+        trained = train(patcher, data, settings, place_under(tmp_path))
         applied = apply_lora(patcher, trained.modules, strength=1.0, bypass=True)
 
         clean = data.statistics("ideogram").normalize(data.raw_latent(0)).expand(len(SIGMAS), -1, -1, -1)

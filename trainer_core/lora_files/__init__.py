@@ -7,6 +7,7 @@ from .metadata import build_metadata
 from .parse import ParsedLora, parse_lora
 from .read import read_lora
 from .record import TrainingRecord
+from .tensor_file import tensor_file
 from .weights import LoraWeights
 from .write import save_lora
 
@@ -24,4 +25,5 @@ __all__ = [
     "read_lora",
     "save_config",
     "save_lora",
+    "tensor_file",
 ]

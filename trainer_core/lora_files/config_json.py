@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SaveFailed
-from .files import place_new_file
+from ..storage import place_new_file
 from .metadata import file_name
 from .record import TrainingRecord
 
@@ -35,6 +35,7 @@ def config_json(record: TrainingRecord, *, output_lora_format: str, files: Mappi
             "alpha": settings.rank,
             "trained_steps": record.trained_steps,
             "final_loss": record.final_loss,
+            "start_lora": record.start_lora and file_name(record.start_lora),
             "base_model": file_name(record.base_model),
             "dataset_fingerprint": record.dataset_fingerprint,
             "files": {layout: path.name for layout, path in files.items()},

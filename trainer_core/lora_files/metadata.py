@@ -43,6 +43,7 @@ def build_metadata(record: TrainingRecord, *, title: str) -> dict[str, str]:
         "ideogram4_lora_trainer.settings": record.settings.to_json(),
         "ideogram4_lora_trainer.dataset_fingerprint": record.dataset_fingerprint,
         "ideogram4_lora_trainer.caption_sample": record.caption_sample[:_CAPTION_SAMPLE_CHARACTERS],
+        "ideogram4_lora_trainer.start_lora": file_name(record.start_lora or ""),
         "ideogram4_lora_trainer.final_loss": "" if record.final_loss is None else f"{record.final_loss:.6g}",
         "ideogram4_lora_trainer.versions": json.dumps(dict(record.versions), sort_keys=True),
     }

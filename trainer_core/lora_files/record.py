@@ -33,3 +33,5 @@ class TrainingRecord:
     """Smoothed loss at the end."""
     versions: Mapping[str, str]
     """Program to version."""
+    start_lora: str | None = None
+    """Name of the LoRA that the run began with."""

@@ -1,14 +1,8 @@
-"""Save a LoRA as a safetensors file.
-
-The file is written here, not by the safetensors library: the library orders the metadata at random, and the same run
-shall give the same bytes. Written piece by piece, the file also needs no second copy in memory.
-"""
+"""Save a LoRA as a safetensors file."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFinite, SaveFailed
+from ..storage import place_new_file
 from .adapter_header import HEADER_KEY
 from .export import export_lora
-from .files import place_new_file
+from .tensor_file import tensor_bytes, tensor_header
 from .weights import LoraWeights
-
-_DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def save_lora(
@@ -41,8 +34,8 @@ def save_lora(
     """
     tensors = export_lora(modules, layout, dtype=dtype)
     _check_finite(tensors, dtype)
-    data = [_bytes(tensors[key]) for key in _file_order(tensors)]
-    header = _header({**_checked(metadata), "modelspec.hash_sha256": f"0x{_sha256(data)}"}, tensors)
+    data = tensor_bytes(tensors)
+    header = tensor_header(tensors, {**_checked(metadata), "modelspec.hash_sha256": f"0x{_sha256(data)}"})
     return place_new_file(folder, stem, ".safetensors", [header, *data])
 
 
@@ -67,33 +60,7 @@ def _checked(metadata: Mapping[str, str]) -> Mapping[str, str]:
     return metadata
 
 
-def _header(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    begin = 0
-    for key in _file_order(tensors):
-        tensor = tensors[key]
-        end = begin + tensor.nbytes
-        entries[key] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-        begin = end
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8 bytes
-    return struct.pack("<Q", len(text)) + text
-
-
-def _file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Wide types first, so that every tensor is aligned; then by name, so that equal LoRAs give equal bytes."""
-    return sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _sha256(data: Iterable[memoryview]) -> str:
+def _sha256(data: Iterable[bytes | memoryview]) -> str:
     """Hash of the file's bytes after its header: the identity that ModelSpec asks for and model sites show."""
     digest = hashlib.sha256()
     for piece in data:

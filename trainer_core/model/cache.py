@@ -1,11 +1,13 @@
 """Encodings on disk, one small safetensors file per content hash.
 
 A file appears under its name only when it is complete (written aside, then renamed), so two runs may share a folder
-and a killed one leaves nothing that could be mistaken for an encoding. A file that does not open is encoded anew.
+and a killed one leaves nothing that could be mistaken for an encoding. A file that does not open, or holds a NaN, is
+encoded anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor
 from ..errors import SaveFailed, TrainingDataMismatch
 
 _TENSOR = "encoding"
+_RENEWAL = "renewal"
 
 
 class EncodingCache:
@@ -33,15 +36,34 @@ class EncodingCache:
             return False
 
     def load(self, key: str) -> Tensor:
-        """The tensor on the CPU. Raises `TrainingDataMismatch` when it is gone or damaged."""
+        """The tensor on the CPU. Raises `TrainingDataMismatch` when it is gone or damaged, having made sure that the
+        next run encodes it anew."""
         try:
             with safe_open(self._path(key), framework="pt") as file:
-                return file.get_tensor(_TENSOR)
+                tensor = file.get_tensor(_TENSOR)
+            problem = "" if tensor.isfinite().all() else "it holds NaN or infinite values"
         except (OSError, SafetensorError) as error:
+            problem = str(error)
+        if problem:
+            self._renew(key)
             raise TrainingDataMismatch(
-                f"The cached encoding {self._path(key)} cannot be read ({error}). "
-                "Change any input of the encode node, caption_boxes for example, and run again to encode it anew."
-            ) from error
+                f"The cached encoding {self._path(key)} cannot be used ({problem}). Run again: it will be encoded anew."
+            )
+        return tensor
+
+    @property
+    def renewal(self) -> str:
+        """Changes when something was found to be missing, so that whoever holds keys knows to encode again."""
+        try:
+            return (self.folder / _RENEWAL).read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return ""
+
+    def _renew(self, key: str) -> None:
+        with contextlib.suppress(OSError):  # a folder that cannot be written to is told of when it is encoded anew
+            self._path(key).unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / _RENEWAL).write_text(uuid.uuid4().hex, encoding="ascii")
 
     def store(self, key: str, tensor: Tensor) -> None:
         """Write a tensor under its key. Raises `SaveFailed` when the disk refuses."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..dataset import Dataset, Item, caption_for_crop, check_fit, load_pixels, resolve_resolution
-from ..errors import NonFinite, WrongTextEncoder, WrongVae
+from ..errors import DoesNotFit, NonFinite, WrongTextEncoder, WrongVae
 from . import host
 from .cache import EncodingCache
 from .identity import weights_identity
@@ -55,6 +56,8 @@ class TrainingData:
     vae_statistics: LatentStatistics
     default_caption: str
     newly_encoded: int
+    name: str = ""
+    """Of the dataset, for the people who look at the run later."""
 
     def raw_latent(self, index: int) -> Tensor:
         """Raw VAE mean of an item: (C, H, W) float32."""
@@ -90,7 +93,7 @@ def encode_dataset(
     """Encode what is not in the cache yet and return the training data.
 
     `vae`, `clip` and `patcher` are ComfyUI's VAE, CLIP and MODEL objects. Raises `WrongVae`, `WrongTextEncoder`,
-    `WrongModel`, `ResolutionRejected`, `ImageTooSmall`, `ImageUnreadable`, `NonFinite` and `SaveFailed`.
+    `WrongModel`, `ResolutionRejected`, `ImageTooSmall`, `ImageUnreadable`, `NonFinite`, `DoesNotFit` and `SaveFailed`.
     """
     min_side = REAL_MIN_SIDE if model_width(patcher) == REAL_WIDTH else 16
     resolve_resolution(dataset, f"{width}x{height}", min_side=min_side)
@@ -114,6 +117,7 @@ def encode_dataset(
         vae_statistics=statistics,
         default_caption=next((item.caption for item in dataset.items if item.caption_source != "file"), ""),
         newly_encoded=new_images + new_captions,
+        name=dataset.name,
     )
 
 
@@ -140,6 +144,23 @@ def vae_statistics(vae: Any) -> LatentStatistics:
     return LatentStatistics(mean.clone(), torch.sqrt(variance + vae.first_stage_model.bn_eps))
 
 
+def _in_memory(encode: Callable[[], Tensor], what: str) -> Tensor:
+    """Call `encode`. Raises `DoesNotFit` when the device runs out of memory."""
+    try:
+        return encode()
+    except Exception as error:
+        # Boundary with the device: only its out-of-memory signal is translated, everything else passes unchanged.
+        if not host.is_out_of_memory(error):
+            raise
+        reason = str(error).split("\n")[0]
+    # Raised outside the handler, because the caught exception keeps every tensor of its frames alive.
+    host.empty_cache()
+    raise DoesNotFit(
+        f"Encoding {what} does not fit on the device ({reason}). What is encoded already is kept: free some memory, or "
+        "start ComfyUI with --cpu-vae or --lowvram, and run again."
+    )
+
+
 # ---- images --------------------------------------------------------------------------------------------------
 
 
@@ -158,7 +179,8 @@ def _encode_images(
         host.raise_if_interrupted()
         key = _digest("image", dataset.content_hash(item), f"{size[0]}x{size[1]}", vae_identity)
         if key not in cache:
-            cache.store(key, _encode_image(dataset, item, size, vae, statistics))
+            encode = partial(_encode_image, dataset, item, size, vae, statistics)
+            cache.store(key, _in_memory(encode, f"{item.name} at {size[0]}x{size[1]}"))
             new += 1
         keys.append(key)
         progress(index + 1, len(dataset.items), "image")
@@ -200,7 +222,8 @@ def _encode_captions(
         host.raise_if_interrupted()
         keys[caption] = key = _digest("caption", caption, encoder, projection)
         if key not in cache:
-            cache.store(key, _encode_caption(caption, clip, patcher))
+            encode = partial(_encode_caption, caption, clip, patcher)
+            cache.store(key, _in_memory(encode, f"the caption {caption[:80]!r}"))
             new += 1
         progress(index + 1, len(distinct), "caption")
     if new:

@@ -91,5 +91,10 @@ def raise_if_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is ComfyUI's cancel, an Exception or a BaseException depending on its version."""
+    return isinstance(error, comfy.model_management.InterruptProcessingException)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     return comfy.model_management.is_oom(error)

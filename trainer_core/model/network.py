@@ -6,6 +6,7 @@ Shapes: B batch, L text tokens, D model width, C latent channels (128), H W late
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..errors import WrongModel
 from . import host
 from .frozen import frozen_copy
 from .host import ComfyModule
+from .identity import weights_identity
 
 REAL_WIDTH = 4608
 REAL_MIN_SIDE = 256
@@ -129,6 +131,17 @@ def model_file_name(patcher: Any) -> str:
     loader = patcher.cached_patcher_init
     source = loader[1][0] if loader and loader[1] else ""
     return Path(source).name if isinstance(source, str) else ""
+
+
+def model_identity(patcher: Any) -> str:
+    """A hash that changes with the weights of the connected model, and with the LoRAs that are merged into it."""
+    if patcher.patches:
+        # The weights in memory may or may not hold the patches at this moment, so the patches stand for them.
+        strengths = sorted((str(key), str([patch[0] for patch in found])) for key, found in patcher.patches.items())
+        return hashlib.sha256(repr(strengths).encode()).hexdigest()
+    if patcher.backup:
+        host.unload(patcher)
+    return weights_identity(check_architecture(patcher).state_dict())
 
 
 def model_width(patcher: Any) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,42 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainSettings
-from ..errors import DoesNotFit, NonFinite, TrainingDataMismatch
+from ..errors import DoesNotFit, NonFinite, TrainingDataMismatch, UserError
 from ..lora_files import LoraWeights, TrainingRecord
 from ..model import host
 from ..model.adapters import Adapters, inject_adapters
 from ..model.encode import TrainingData, projection_identity
 from ..model.memory import activation_bytes, device_memory_bytes
-from ..model.network import Network, check_model, model_file_name, open_network
+from ..model.network import Network, check_model, open_network
 from ..model.objective import velocity_loss
 from .batch import make_batch
-from .guards import NonFiniteGuard
+from .facts import run_facts
+from .history import LossHistory
 from .plan import learning_rate, plan_step
 from .record import training_record
+from .report import StepReport
+from .run import Run, RunPlace
 from .self_check import self_check
+from .start import start_from
+from .state import RunState, capture
 from .streams import generator
-
-log = logging.getLogger(__name__)
-
-SMOOTHING = 0.98
-"""Weight of the past in the smoothed loss; one step at batch 1 says little, its noise level decides the loss."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StepReport:
-    """What a step did, for whoever shows it."""
-
-    step: int
-    """Steps done, from 1."""
-    steps: int
-    loss: float
-    smoothed_loss: float
-    learning_rate: float
-    grad_norm: float
-    skipped: bool
-    """The update was not applied because the loss or gradient was not finite."""
-    seconds_per_step: float
-    seconds_left: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,35 +41,53 @@ class TrainedLora:
     modules: dict[str, LoraWeights]
     record: TrainingRecord
     losses: list[float]
-    """Of every step that was applied."""
-    notes: list[str]
+    """Of every step that was applied, those before a resume included."""
+    run: str
+    """Name of the run's folder."""
 
 
 def train(
     patcher: Any,
     data: TrainingData,
     settings: TrainSettings,
+    place: RunPlace,
     *,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> TrainedLora:
-    """Train a LoRA for the model of a ComfyUI `ModelPatcher` on encoded data.
+    """Train a LoRA for the model of a ComfyUI `ModelPatcher` on encoded data, in a new run or in one that goes on.
 
-    The model is left bit-identical. Cancelling raises ComfyUI's interrupt. Raises `WrongModel`,
-    `TrainingDataMismatch`, `SelfCheckFailed`, `NonFinite` and `DoesNotFit`.
+    The model is left bit-identical. Whatever ends the run early, cancelling included, the steps done so far are on disk
+    before the exception leaves this function. Cancelling raises ComfyUI's interrupt. Raises `WrongModel`,
+    `TrainingDataMismatch`, `RunNotFound`, `RunChanged`, `CheckpointUnreadable`, `SelfCheckFailed`, `NonFinite`,
+    `SaveFailed` and `DoesNotFit`.
     """
     needed_bytes = check_run(patcher, data, settings)
-    try:
-        return _open_and_train(patcher, data, settings, needed_bytes, on_step, on_note)
-    except Exception as error:
-        # Boundary with the device: only its out-of-memory signal is translated, everything else passes unchanged.
-        if not host.is_out_of_memory(error):
-            raise
-        reason = str(error).split("\n")[0]
-    finally:
-        host.empty_cache()
-    # Raised outside the handler, because the caught exception keeps every tensor of its frames alive.
-    raise DoesNotFit(_too_large(data, settings, reason))
+    facts = run_facts(settings, data, patcher, start_lora=place.start_lora)
+    recompute = settings.gradient_checkpointing
+    with contextlib.closing(Run(place, facts, data, on_note=on_note)) as run:
+        while True:
+            try:
+                with open_network(patcher, activation_bytes=needed_bytes) as network:
+                    return _train(network, data, settings, run, recompute, on_step)
+            except UserError as error:
+                raise type(error)(f"{error} {run.stopped(error.code)}".strip()) from error
+            except BaseException as error:
+                # Boundary of the run: whatever ends it, say what is saved. Out of memory may be tried again.
+                if not host.is_out_of_memory(error):
+                    run.note(run.stopped("cancelled" if host.is_interrupt(error) else "failed"))
+                    raise
+                reason = str(error).split("\n")[0]
+            finally:
+                host.empty_cache()
+            # Here and not in the handler, because the exception keeps every tensor of its frames alive.
+            if recompute:
+                raise DoesNotFit(f"{_too_large(data, settings, reason)} {run.stopped('does_not_fit')}".strip())
+            recompute = True
+            run.note(
+                f"The device ran out of memory ({reason}). Going on from the last step with recomputed activations: "
+                "the same result, less memory, more time."
+            )
 
 
 def check_run(patcher: Any, data: TrainingData, settings: TrainSettings) -> int:
@@ -120,25 +121,13 @@ def _too_large(data: TrainingData, settings: TrainSettings, reason: str) -> str:
     )
 
 
-def _open_and_train(
-    patcher: Any,
-    data: TrainingData,
-    settings: TrainSettings,
-    activation_bytes: int,
-    on_step: Callable[[StepReport], None],
-    on_note: Callable[[str], None],
-) -> TrainedLora:
-    with open_network(patcher, activation_bytes=activation_bytes) as network:
-        return _train(network, data, settings, model_file_name(patcher), on_step, on_note)
-
-
 def _train(
     network: Network,
     data: TrainingData,
     settings: TrainSettings,
-    base_model: str,
+    run: Run,
+    recompute: bool,
     on_step: Callable[[StepReport], None],
-    on_note: Callable[[str], None],
 ) -> TrainedLora:
     # ---- adapters, optimiser -----------------------------------------------------------------------------------
     adapters = inject_adapters(
@@ -149,7 +138,8 @@ def _train(
         generator_for=lambda path: generator(settings.seed, "adapter", path),
         device=network.device,
     )
-    if settings.gradient_checkpointing:
+    start_from(adapters, run.place.start_modules, name=run.place.start_lora)
+    if recompute:
         network.checkpoint_blocks()
     parameters = list(adapters.parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -157,75 +147,81 @@ def _train(
 
     # ---- prove that training can work --------------------------------------------------------------------------
     notes = self_check(network, adapters, data, statistics, settings.seed)
+
+    # ---- the first checkpoint of a new run, or the newest of one that goes on ----------------------------------
+    begun = run.begin(adapters, optimizer)
     for note in notes:
-        log.warning(note)
-        on_note(note)
+        run.note(note)
+    history = LossHistory(begun.losses)
+    started = time.monotonic()
+
+    def state() -> RunState:
+        return capture(adapters, optimizer, history.entries, begun.seconds + time.monotonic() - started)
 
     # ---- steps -------------------------------------------------------------------------------------------------
-    guard = NonFiniteGuard()
-    losses: list[float] = []
-    smoothed: list[float] = []
-    started = time.monotonic()
-    for step in range(settings.steps):
-        loss = 0.0
-        for micro in plan_step(settings, step, len(data.items), data.width, data.height):
-            host.raise_if_interrupted()
-            batch = make_batch(data, micro, statistics, settings.seed, network.device)
-            velocity = network.velocity(batch.noised, batch.sigma, batch.text, batch.text_mask)
-            micro_loss = velocity_loss(velocity, batch.target).mean() / settings.gradient_accumulation
-            micro_loss.backward()
-            loss += micro_loss.item()
+    between_steps = True
+    try:
+        for step in range(begun.step, settings.steps):
+            loss = 0.0
+            for micro in plan_step(settings, step, len(data.items), data.width, data.height):
+                host.raise_if_interrupted()
+                batch = make_batch(data, micro, statistics, settings.seed, network.device)
+                velocity = network.velocity(batch.noised, batch.sigma, batch.text, batch.text_mask)
+                micro_loss = velocity_loss(velocity, batch.target).mean() / settings.gradient_accumulation
+                micro_loss.backward()
+                loss += micro_loss.item()
 
-        grad_norm = clip_gradients(parameters, settings.max_grad_norm)
-        rate = learning_rate(settings, step)
-        accepted = guard.accept(step, loss, grad_norm)
-        if accepted:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            losses.append(loss)
-            smoothed.append(smooth(smoothed[-1] if smoothed else loss, loss, len(losses)))
-        optimizer.zero_grad(set_to_none=True)
+            grad_norm = clip_gradients(parameters, settings.max_grad_norm)
+            rate = learning_rate(settings, step)
+            finite = math.isfinite(loss) and math.isfinite(grad_norm)
+            between_steps = False
+            if finite:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+            history.add(loss if finite else None)
+            between_steps = True
+            optimizer.zero_grad(set_to_none=True)
 
-        seconds = (time.monotonic() - started) / (step + 1)
-        on_step(
-            StepReport(
+            seconds = (time.monotonic() - started) / (step + 1 - begun.step)
+            report = StepReport(
                 step=step + 1,
                 steps=settings.steps,
                 loss=loss,
-                smoothed_loss=last(smoothed),
+                smoothed_loss=history.smoothed,
                 learning_rate=rate,
                 grad_norm=grad_norm,
-                skipped=not accepted,
+                skipped=not finite,
                 seconds_per_step=seconds,
                 seconds_left=seconds * (settings.steps - step - 1),
             )
-        )
+            run.step_done(report)
+            on_step(report)
+            history.require_stable()
+            if run.due(step + 1):
+                run.save(state)
+        run.save(state)
+    except BaseException:
+        # Whatever ends the run, cancel included: what is done up to the last whole step is saved before anything else.
+        if between_steps:
+            run.save_last(state)
+        raise
 
-    if not losses:
+    # ---- the result --------------------------------------------------------------------------------------------
+    if not history.applied:
         raise NonFinite(
             "The loss or gradient was not finite in any step, so nothing was trained. "
             "Check that the model makes images with these files, and lower the learning rate."
         )
-    record = training_record(settings, data, base_model, trained_steps=settings.steps, final_loss=last(smoothed))
-    return TrainedLora(trained_weights(adapters), record, losses, notes)
+    record = training_record(run.facts, data, history.entries)
+    run.finished()
+    return TrainedLora(trained_weights(adapters), record, history.applied, run.name)
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
     """Scale gradients down to a total norm of `max_norm` (0: leave them) and return the norm they had."""
     limit = max_norm if max_norm > 0 else math.inf
     return torch.nn.utils.clip_grad_norm_(parameters, limit).item()
-
-
-def smooth(previous: float, loss: float, count: int) -> float:
-    """Running mean of the loss: the plain mean at first, then an exponential one of weight `SMOOTHING`."""
-    weight = min(SMOOTHING, 1.0 - 1.0 / count)
-    return weight * previous + (1.0 - weight) * loss
-
-
-def last(values: list[float]) -> float:
-    """The latest value, NaN while there is none."""
-    return values[-1] if values else math.nan
 
 
 def trained_weights(adapters: Adapters) -> dict[str, LoraWeights]:

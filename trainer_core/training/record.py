@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from ..config import TrainSettings
 from ..lora_files import TrainingRecord
 from ..model.encode import TrainingData
-from ..model.versions import versions
+from .facts import RunFacts
+from .history import LossHistory
 
 
-def training_record(
-    settings: TrainSettings, data: TrainingData, base_model: str, *, trained_steps: int, final_loss: float
-) -> TrainingRecord:
-    """The record of a run. There is no date in it: the same run gives the same file, byte for byte."""
+def training_record(facts: RunFacts, data: TrainingData, losses: Sequence[float | None]) -> TrainingRecord:
+    """The record of a run after `len(losses)` steps.
+
+    There is no date in it: the same run gives the same file, byte for byte.
+    """
+    final_loss = LossHistory(losses).smoothed
     return TrainingRecord(
-        settings=settings,
-        trained_steps=trained_steps,
+        settings=facts.settings,
+        trained_steps=len(losses),
         width=data.width,
         height=data.height,
         image_count=len(data.items),
         caption_count=len({item.caption for item in data.items}),
         dataset_fingerprint=data.fingerprint,
-        base_model=base_model,
+        base_model=facts.model,
         default_caption=data.default_caption or None,
         caption_sample=data.items[0].caption,
         final_loss=final_loss if math.isfinite(final_loss) else None,
-        versions=versions(),
+        versions=facts.versions,
+        start_lora=facts.start_lora or None,
     )

@@ -1,0 +1,482 @@
+"""A run that was stopped and continued is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ideogram4_lora_trainer.trainer_core.config import TrainSettings
+from ideogram4_lora_trainer.trainer_core.errors import CheckpointUnreadable, RunChanged, SaveFailed
+from ideogram4_lora_trainer.trainer_core.training import checkpoints, loop
+from ideogram4_lora_trainer.trainer_core.training.run import list_runs
+from networks import place_under, training_data
+
+SETTINGS = TrainSettings(steps=24, rank=2, learning_rate=1e-3, gradient_accumulation=2, schedule="cosine")
+SIZES = ((64, 64), (64, 96), (96, 80))
+
+
+class Cancelled(BaseException):
+    """As ComfyUI's interrupt is raised."""
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint of the only run, without its wall-clock time. The hashes stand for every weight."""
+    (run,) = (folder / "runs").iterdir()
+    state = checkpoints.read_state_json(checkpoints.list_checkpoints(run)[0])
+    return {key: value for key, value in state.items() if key != "seconds"}
+
+
+class Trainer:
+    """Trains in a folder of its own, stopping where it is told to, and records what was trained on."""
+
+    def __init__(self, patcher: Any, data: Any, folder: Path) -> None:
+        self.patcher, self.data, self.folder = patcher, data, folder
+        self.items: list[tuple[int, Any]] = []
+
+    def train(self, settings: TrainSettings = SETTINGS, *, stop_at_forward: int | None = None, **place: Any) -> Any:
+        forwards = 0
+
+        def make_batch(data: Any, micro: Any, *rest: Any) -> Any:
+            nonlocal forwards
+            forwards += 1
+            if stop_at_forward is not None and forwards > stop_at_forward:
+                raise Cancelled
+            self.items.append((micro.first_position, micro.items, micro.sigmas))
+            return original(data, micro, *rest)
+
+        with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+            original = loop.make_batch
+            patch.setattr(loop, "make_batch", make_batch)
+            return loop.train(self.patcher, self.data, settings, place_under(self.folder, **place))
+
+    def stop_after(self, step: int, *, extra_forwards: int = 0, settings: TrainSettings = SETTINGS) -> str:
+        """Cancel after `step` whole steps and some forward passes; returns the run's name."""
+        with pytest.raises(Cancelled):
+            self.train(settings, stop_at_forward=settings.gradient_accumulation * step + extra_forwards)
+        (run,) = list_runs(self.folder / "runs")
+        return run
+
+
+@pytest.fixture(scope="module")
+def trainers(tiny_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trainer]:
+    """`trainers(dtype, size)`: five images, captions of different length, batches that differ."""
+    patchers = {dtype: tiny_model("bf16", dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+    def make(dtype: torch.dtype = torch.float32, size: tuple[int, int] = SIZES[0]) -> Trainer:
+        cache = tmp_path_factory.mktemp("cache")
+        data = training_data(cache, patchers[dtype], count=5, size=size, lengths=(5, 9, 7))
+        return Trainer(patchers[dtype], data, tmp_path_factory.mktemp("run"))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trainers: Callable[..., Trainer]) -> Callable[..., tuple[dict[str, Any], list[Any]]]:
+    done: dict[Any, Any] = {}
+
+    def run(dtype: torch.dtype, size: tuple[int, int]) -> tuple[dict[str, Any], list[Any]]:
+        if (dtype, size) not in done:
+            trainer = trainers(dtype, size)
+            trainer.train()
+            done[dtype, size] = state_of(trainer.folder), trainer.items
+        return done[dtype, size]
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("step", range(1, 24))
+def test_stopped_after_any_step_and_resumed(
+    trainers: Callable[..., Trainer], uninterrupted: Callable[..., Any], dtype: torch.dtype, step: int
+) -> None:
+    size = SIZES[step % 3]
+    trainer = trainers(dtype, size)
+    # Every other time in the middle of an accumulated step, whose first half is then done again.
+    run = trainer.stop_after(step, extra_forwards=step % 2)
+    assert state_of(trainer.folder)["step"] == step
+    seen = trainer.items[: 2 * step]
+    trainer.items.clear()
+    trainer.train(resume=run)
+
+    state, items = uninterrupted(dtype, size)
+    assert state_of(trainer.folder) == state, "adapter, optimiser, losses"
+    assert seen + trainer.items == items, "order, noise levels and noise positions"
+
+
+# ---- more steps, other settings, other data ------------------------------------------------------------------
+
+CONSTANT = dataclasses.replace(SETTINGS, steps=6, schedule="constant", warmup_steps=0)
+
+
+def with_(settings: TrainSettings = CONSTANT, **changes: Any) -> TrainSettings:
+    return dataclasses.replace(settings, **changes)
+
+
+@pytest.fixture
+def finished(trainers: Callable[..., Trainer]) -> Trainer:
+    """Four of six steps of a constant schedule, done and complete."""
+    trainer = trainers()
+    trainer.train(with_(steps=4))
+    return trainer
+
+
+def resume(trainer: Trainer, settings: TrainSettings = CONSTANT, **place: Any) -> Any:
+    return trainer.train(settings, resume="ideogram4_00001", **place)
+
+
+def test_more_steps_with_a_constant_rate_are_the_longer_run(
+    trainers: Callable[..., Trainer], finished: Trainer
+) -> None:
+    longer = resume(finished)
+    whole = trainers()
+    expected = whole.train(CONSTANT)
+    assert longer.losses == expected.losses
+    ours, theirs = state_of(finished.folder), state_of(whole.folder)
+    assert ours == theirs
+    assert expected.record == longer.record
+
+
+def test_resuming_a_complete_run_gives_its_lora_again(finished: Trainer) -> None:
+    finished.items.clear()
+    again = resume(finished, with_(steps=4))
+    assert len(again.losses) == 4
+    assert not finished.items[5:], "only the check before the first step ran"
+    assert state_of(finished.folder)["step"] == 4
+
+
+def test_a_finished_cosine_is_not_stretched_unasked(trainers: Callable[..., Trainer]) -> None:
+    trainer = trainers()
+    trainer.train(with_(steps=4, schedule="cosine"))
+    with pytest.raises(RunChanged, match=r"ideogram4_00001, at step 4, .*steps: 4 before, 6 now.*continue anyway"):
+        resume(trainer, with_(steps=6, schedule="cosine"))
+    assert len(resume(trainer, with_(steps=6, schedule="cosine"), continue_anyway=True).losses) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"learning_rate": 2e-3}, "learning_rate: 0.001 before, 0.002 now"),
+        ({"seed": 7}, "seed: 0 before, 7 now"),
+        ({"batch_size": 2}, "batch_size: 1 before, 2 now"),
+        ({"gradient_accumulation": 1}, "gradient_accumulation: 2 before, 1 now"),
+        ({"schedule": "cosine"}, "schedule: constant before, cosine now"),
+        ({"sigma_mu": 0.5}, "sigma_mu: 0.0 before, 0.5 now"),
+        ({"latent_statistics": "vae"}, "latent_statistics: ideogram before, vae now"),
+    ],
+)
+def test_a_changed_setting_is_refused_and_then_accepted_on_request(
+    finished: Trainer, change: dict[str, Any], line: str
+) -> None:
+    before = state_of(finished.folder)
+    with pytest.raises(RunChanged) as caught:
+        resume(finished, with_(**change))
+    assert line in str(caught.value)
+    assert str(caught.value).count(" before, ") == 1, "nothing else is said to have changed"
+    assert state_of(finished.folder) == before
+    assert len(resume(finished, with_(**change), continue_anyway=True).losses) == 6
+    # From now on these are the run's settings.
+    assert len(resume(finished, with_(**change)).losses) == 6
+
+
+@pytest.mark.parametrize("change", [{"rank": 3}, {"rank_stabilized": True}, {"train_modulation": True}, {"steps": 3}])
+def test_some_changes_are_never_accepted(finished: Trainer, change: dict[str, Any]) -> None:
+    with pytest.raises(RunChanged, match=rf"cannot be continued .*{next(iter(change))}: .* start a new run"):
+        resume(finished, with_(**change), continue_anyway=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"gradient_checkpointing": False}, {"checkpoint_every": 1}, {"keep_checkpoints": 9}]
+)
+def test_what_no_result_depends_on_may_change(
+    trainers: Callable[..., Trainer], finished: Trainer, change: dict[str, Any]
+) -> None:
+    changed = resume(finished, with_(**change))
+    assert changed.losses == trainers().train(CONSTANT).losses
+
+
+def test_changed_data_is_refused_with_what_changed(finished: Trainer) -> None:
+    first, *others = finished.data.items
+    cases = {
+        "images: 5 before, 4 now": {"items": tuple(others)},
+        "images: other files": {"items": (dataclasses.replace(first, latent_key=others[0].latent_key), *others)},
+        "captions: other words": {"items": (dataclasses.replace(first, caption="changed"), *others)},
+        "captions: the same words, encoded by": {"items": (dataclasses.replace(first, text_key="01bb"), *others)},
+        "resolution: 64x64 before, 96x64 now": {"width": 96},
+    }
+    data = finished.data
+    for line, change in cases.items():
+        finished.data = dataclasses.replace(data, **change)
+        with pytest.raises(RunChanged) as caught:
+            resume(finished)
+        assert line in str(caught.value)
+    finished.data = dataclasses.replace(data, items=tuple(others))
+    assert len(resume(finished, continue_anyway=True).losses) == 6
+
+
+def test_another_model_is_refused_by_name_and_by_weights(finished: Trainer, tiny_model: Callable[..., Any]) -> None:
+    from ideogram4_lora_trainer.trainer_core.model.encode import projection_identity
+
+    finished.patcher = tiny_model("fp32")
+    finished.data = dataclasses.replace(finished.data, projection=projection_identity(finished.patcher))
+    with pytest.raises(RunChanged, match=r"model: ideogram4_tiny_bf16.safetensors before, ideogram4_tiny_fp32"):
+        resume(finished)
+    finished.patcher = tiny_model("bf16")
+    finished.data = dataclasses.replace(finished.data, projection=projection_identity(finished.patcher))
+    with torch.inference_mode():
+        finished.patcher.model.diffusion_model.layers[1].attention.o.weight.add_(0.25)
+    with pytest.raises(RunChanged, match=r"model: other weights under the same name"):
+        resume(finished)
+
+
+def test_other_versions_are_said_and_not_refused(finished: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ideogram4_lora_trainer.trainer_core.training import facts
+    from ideogram4_lora_trainer.trainer_core.training.journal import read_journal
+
+    real = facts.versions()
+    monkeypatch.setattr(facts, "versions", lambda: {**real, "torch": "99.0"})
+    assert len(resume(finished).losses) == 6
+    (resumed,) = (e for e in read_journal(finished.folder / "runs/ideogram4_00001") if e["event"] == "resumed")
+    assert any("torch" in line and "99.0" in line for line in resumed["changes"])
+
+
+# ---- what is on disk -----------------------------------------------------------------------------------------
+
+
+def test_checkpoints_come_every_n_steps_and_at_the_end_and_only_the_newest_stay(
+    trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.training import run
+
+    written: list[str] = []
+    original = run.write_checkpoint
+    monkeypatch.setattr(run, "write_checkpoint", lambda *a: written.append((p := original(*a)).name) or p)
+    trainer = trainers()
+    trainer.train(with_(steps=7, checkpoint_every=2, keep_checkpoints=3))
+    assert written == ["step_000002", "step_000004", "step_000006", "step_000007"]
+    (folder,) = (trainer.folder / "runs").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", *written[1:]]
+
+
+def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
+    trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from ideogram4_lora_trainer.trainer_core.training import run
+
+    now = [0.0]
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    saved: list[int] = []
+    original = run.write_checkpoint
+    monkeypatch.setattr(run, "write_checkpoint", lambda f, s, x: saved.append(s.step) or original(f, s, x))
+    trainer = trainers()
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(run.Run, "step_done", lambda self, report: now.__setitem__(0, now[0] + 250))
+        loop.train(trainer.patcher, trainer.data, with_(steps=8), place_under(trainer.folder))
+    assert saved == [3, 6, 8]
+
+
+def test_the_adapter_of_a_checkpoint_is_a_lora_that_comfyui_loads(finished: Trainer) -> None:
+    import comfy.lora
+    import comfy.utils
+
+    (folder,) = (finished.folder / "runs").iterdir()
+    sd = comfy.utils.load_torch_file(str(checkpoints.list_checkpoints(folder)[0] / "adapter.safetensors"))
+    key_map = comfy.lora.model_lora_keys_unet(finished.patcher.model, {})
+    assert len(comfy.lora.load_lora(sd, key_map)) * 3 == len(sd)
+
+
+def damage_truncate(folder: Path) -> None:
+    path = folder / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def damage_flip(folder: Path) -> None:
+    content = bytearray((folder / "adapter.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "adapter.safetensors").write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated optimizer": damage_truncate,
+    "one flipped bit": damage_flip,
+    "adapter gone": lambda folder: (folder / "adapter.safetensors").unlink(),
+    "state empty": lambda folder: (folder / "state.json").write_text(""),
+    "state of another kind": lambda folder: (folder / "state.json").write_text("[1, 2]"),
+    "state with NaN": lambda folder: edit_state(folder, lambda state: state["losses"].__setitem__(0, float("nan"))),
+    "state with a giant number": lambda folder: edit_state(folder, lambda s: s["losses"].__setitem__(0, 10**400)),
+    "steps that do not add up": lambda folder: edit_state(folder, lambda state: state.update(step=3)),
+    "a newer format": lambda folder: edit_state(folder, lambda state: state.update(format=99)),
+    "no hashes": lambda folder: edit_state(folder, lambda state: state.pop("sha256")),
+    "nested without end": lambda folder: (folder / "state.json").write_text("[" * 10**5),
+}
+
+
+def edit_state(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    import json
+
+    state = json.loads((folder / "state.json").read_text())
+    change(state)
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_the_result_is_the_same(
+    trainers: Callable[..., Trainer], uninterrupted: Callable[..., Any], damage: str
+) -> None:
+    trainer = trainers()
+    run = trainer.stop_after(5, settings=with_(SETTINGS, checkpoint_every=3))
+    newest, _ = checkpoints.list_checkpoints(trainer.folder / "runs" / run)
+    DAMAGES[damage](newest)
+    # Nothing but the damaged one may be given up for room while it is the newest.
+    trainer.train(with_(SETTINGS, keep_checkpoints=1), resume=run)
+    state = state_of(trainer.folder)
+    expected = uninterrupted(torch.float32, SIZES[0])[0]
+    assert state["sha256"] == expected["sha256"] and state["losses"] == expected["losses"]
+
+
+def test_a_run_without_a_usable_checkpoint_says_so(finished: Trainer) -> None:
+    (folder,) = (finished.folder / "runs").iterdir()
+    for checkpoint in checkpoints.list_checkpoints(folder):
+        damage_flip(checkpoint)
+    with pytest.raises(CheckpointUnreadable, match=r"No checkpoint of ideogram4_00001 can be used. Start a new run"):
+        resume(finished)
+
+
+def test_the_only_whole_checkpoint_is_never_deleted(trainers: Callable[..., Trainer]) -> None:
+    """A newer one that is damaged does not count, also when the disk is so full that room must be made."""
+    from ideogram4_lora_trainer.trainer_core.training import run as run_module
+
+    trainer = trainers()
+    run = trainer.stop_after(5, settings=with_(SETTINGS, checkpoint_every=3))
+    newest, older = checkpoints.list_checkpoints(trainer.folder / "runs" / run)
+    damage_flip(newest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "write_checkpoint", lambda *_: (_ for _ in ()).throw(SaveFailed("full")))
+        trainer.train(with_(SETTINGS, keep_checkpoints=1), resume=run)
+    assert older in checkpoints.list_checkpoints(trainer.folder / "runs" / run)
+
+
+@pytest.mark.parametrize("name", ["gone", "..", "../outside", "", ".", "/etc", "a\0b", "ideogram4_00001/x"])
+def test_runs_that_do_not_exist_are_refused_with_those_that_do(finished: Trainer, name: str) -> None:
+    from ideogram4_lora_trainer.trainer_core.errors import UserError
+    from ideogram4_lora_trainer.trainer_core.training.run import find_run
+
+    with pytest.raises(UserError, match=r"ideogram4_00001|outside of runs"):
+        find_run(finished.folder / "runs", name) and pytest.fail(name)
+
+
+def test_folders_that_are_no_runs_are_not_listed(finished: Trainer) -> None:
+    runs = finished.folder / "runs"
+    (runs / "notes").mkdir()
+    (runs / "file.txt").write_text("x")
+    shutil.copytree(runs / "ideogram4_00001", runs / "copy")
+    assert sorted(list_runs(runs)) == ["copy", "ideogram4_00001"]
+    assert list_runs(runs / "nothing here") == []
+
+
+def test_too_little_room_for_checkpoints_is_told_before_the_first_step(
+    trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
+    trainer = trainers()
+    with pytest.raises(SaveFailed, match=r"need [\d,]+ bytes .* 1,000 are free. Make room, or train with a lower rank"):
+        trainer.train()
+    assert list_runs(trainer.folder / "runs") == []
+    assert not [item for item in trainer.items if item[0] > 3], "no step was done"
+
+
+def test_leftovers_of_a_crash_are_swept_when_the_run_goes_on(finished: Trainer) -> None:
+    (folder,) = (finished.folder / "runs").iterdir()
+    (folder / ".ideogram4-lora-partial-1").mkdir()
+    (folder / ".ideogram4-lora-partial-1" / "adapter.safetensors").write_bytes(b"x" * 100)
+    resume(finished)
+    assert not list(folder.glob(".*"))
+
+
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_runs(trainers: Callable[..., Trainer]) -> None:
+    trainer = trainers()
+    with pytest.raises(SaveFailed, match="cannot be a file name"):
+        trainer.train(name="../x")
+    assert not trainer.items
+
+
+# ---- beginning with a LoRA -----------------------------------------------------------------------------------
+
+
+def start(trainer: Trainer, lora: Any, settings: TrainSettings = CONSTANT) -> Any:
+    return trainer.train(settings, start_modules=lora, start_lora="style.safetensors")
+
+
+def deltas(modules: Any) -> dict[str, torch.Tensor]:
+    return {path: weights.delta() for path, weights in modules.items()}
+
+
+@pytest.mark.parametrize("rank", [2, 5])
+@pytest.mark.parametrize("stabilized", [False, True])
+def test_a_run_begins_exactly_where_a_lora_ended(
+    trainers: Callable[..., Trainer], finished: Trainer, rank: int, stabilized: bool
+) -> None:
+    lora = resume(finished, with_(steps=4)).modules
+    trainer = trainers()
+    settings = with_(steps=1, rank=rank, rank_stabilized=stabilized, learning_rate=1e-6)
+    started = start(trainer, lora, settings)
+    assert started.record.start_lora == "style.safetensors"
+    first = checkpoints.read_checkpoint(trainer.folder / "runs/ideogram4_00001/step_000000").state
+    for path, delta in deltas(lora).items():
+        torch.testing.assert_close(first.adapter[path].delta(), delta, rtol=1e-5, atol=1e-8)
+        # At a higher rank the new directions can learn.
+        assert started.modules[path].up.count_nonzero() == started.modules[path].up.numel()
+
+
+def test_every_layout_that_the_loader_reads_can_be_started_from(
+    trainers: Callable[..., Trainer], finished: Trainer, tmp_path: Path
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.lora_files import read_lora, save_lora
+
+    lora = resume(finished, with_(steps=4)).modules
+    expected = deltas(lora)
+    for layout in ("comfy", "fal", "diffusers"):
+        path = save_lora(lora, folder=tmp_path, stem=layout, layout=layout, metadata={}, dtype=torch.float32)
+        trainer = trainers()
+        start(trainer, read_lora(path).modules, with_(steps=1))
+        first = checkpoints.read_checkpoint(trainer.folder / "runs/ideogram4_00001/step_000000").state
+        assert all(torch.equal(first.adapter[key].delta(), delta) for key, delta in expected.items())
+
+
+def test_a_run_that_began_with_a_lora_is_resumed_without_it(
+    trainers: Callable[..., Trainer], finished: Trainer
+) -> None:
+    lora = resume(finished, with_(steps=4)).modules
+    whole, parts = trainers(), trainers()
+    start(whole, lora)
+    with pytest.raises(Cancelled):
+        parts.train(CONSTANT, stop_at_forward=6, start_modules=lora, start_lora="style.safetensors")
+    assert resume(parts).record.start_lora == "style.safetensors"
+    assert state_of(parts.folder) == state_of(whole.folder)
+
+
+def test_loras_that_cannot_be_started_from(trainers: Callable[..., Trainer], finished: Trainer) -> None:
+    from ideogram4_lora_trainer.trainer_core.errors import LoraMismatch
+    from ideogram4_lora_trainer.trainer_core.lora_files import LoraWeights
+
+    lora = resume(finished, with_(steps=4)).modules
+    flat = LoraWeights(torch.zeros(2, 3), torch.zeros(3, 2), 2.0)
+    cases = {
+        "has rank 2, this run 1. Set the rank to 2": (lora, with_(rank=1)),
+        "Turn train_modulation on": ({**lora, "layers.0.adaln_modulation": flat}, CONSTANT),
+        "does not fit this model": ({**lora, "layers.0.attention.o": flat}, CONSTANT),
+        "Choose another LoRA": ({**lora, "layers.9.attention.o": flat}, CONSTANT),
+    }
+    for words, (modules, settings) in cases.items():
+        with pytest.raises(LoraMismatch, match=r"style\.safetensors") as caught:
+            start(trainers(), modules, settings)
+        assert words in str(caught.value)

@@ -1,0 +1,98 @@
+"""The journal of a run: one JSON object a line, from which everything that was shown can be rebuilt.
+
+    {"event": "started",    "time": ..., "step": 0, "steps": 1000, "facts": {...}}
+    {"event": "resumed",    "time": ..., "step": 120, "steps": 1000, "facts": {...}, "changes": [...]}
+    {"event": "step",       "time": ..., "step": 121, "loss": 0.43, "smoothed_loss": ..., "learning_rate": ...,
+                            "grad_norm": ..., "skipped": false, "seconds_per_step": ...}
+    {"event": "checkpoint", "time": ..., "step": 200, "name": "step_000200"}
+    {"event": "note",       "time": ..., "step": 200, "text": ...}
+    {"event": "stopped",    "time": ..., "step": 200, "reason": ..., "message": ..., "lora": ...}
+    {"event": "finished",   "time": ..., "step": 1000}
+
+`time` is in seconds since 1970; a number that was not finite is null. Steps count from 1: `step` is the number of
+steps done. After `resumed`, lines of later steps from before are void: those steps were lost and are done again.
+Covered: a last line torn by a crash, lines that are not JSON, a disk that is full (the run goes on without its
+journal). Lines reach the system one by one, and the disk with the next checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from io import RawIOBase
+from pathlib import Path
+from typing import Any
+
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """Appends lines to the journal of a run folder."""
+
+    def __init__(self, run_folder: Path) -> None:
+        # Unbuffered: a line that the disk refused must not come back later in the middle of another.
+        self._file: RawIOBase = open(run_folder / JOURNAL, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
+        self._torn = _ends_without_newline(run_folder / JOURNAL)
+
+    def write(self, event: str, **values: Any) -> bool:
+        """Add a line; False when the disk refuses, which no run has to end for."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **_finite(values)}, allow_nan=False)
+        data = b"\n" * self._torn + line.encode() + b"\n"
+        try:
+            self._torn = self._file.write(data) != len(data)
+        except OSError:
+            self._torn = True
+        return not self._torn
+
+    def sync(self) -> None:
+        """Make what is written survive a power cut."""
+        with contextlib.suppress(OSError):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def read_journal(run_folder: Path) -> list[dict[str, Any]]:
+    """The events of a run in order, without the steps that were lost and done again; [] if there is no journal."""
+    events: list[dict[str, Any]] = []
+    for event in _lines(run_folder / JOURNAL):
+        if event["event"] == "resumed":
+            events = [e for e in events if not _is_void(e, event["step"])]
+        events.append(event)
+    return events
+
+
+def _is_void(event: dict[str, Any], resumed_at: int) -> bool:
+    return event["event"] in ("step", "checkpoint") and event["step"] > resumed_at
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for line in content.split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            if isinstance(event, dict) and isinstance(event.get("event"), str) and type(event.get("step")) is int:
+                yield event
+
+
+def _ends_without_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
