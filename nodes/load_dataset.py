@@ -13,9 +13,10 @@ from ..trainer_core.config import TrainSettings
 from ..trainer_core.dataset import open_dataset, open_url, report
 from ..trainer_core.errors import DatasetUnreadable, UserError
 from ..trainer_core.model import host
-from ..trainer_core.paths import PathOutsideRoot, resolve_inside
+from ..trainer_core.paths import PathOutsideRoot, resolve_inside, shown
 from .feedback import show_text
 from .types import DatasetSocket
+from .values import as_text
 
 NOTHING = "none"
 _LISTING_DEPTH = 3
@@ -86,14 +87,14 @@ class Ideogram4LoadDataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset: str, default_caption: str, force_default_caption: bool, url: str = "") -> io.NodeOutput:
+        url = as_text(url, "url").strip()
+        as_text(default_caption, "default_caption")
         captions = {"default_caption": default_caption, "force_default_caption": force_default_caption}
-        if url.strip():
+        if url:
             # ComfyUI's temp folder is emptied at its next start, should a download be left there.
             folder = Path(folder_paths.get_temp_directory())
             folder.mkdir(parents=True, exist_ok=True)
-            opened = open_url(
-                url.strip(), folder=folder, progress=lambda _received: host.raise_if_interrupted(), **captions
-            )
+            opened = open_url(url, folder=folder, progress=lambda _received: host.raise_if_interrupted(), **captions)
         else:
             opened = open_dataset(dataset_path(dataset), name=dataset, **captions)
         text = report(opened, steps=TrainSettings().steps)
@@ -142,16 +143,17 @@ def _is_inside(root: Path, name: str) -> bool:
 
 
 def dataset_path(name: str) -> Path:
-    """The zip or folder behind a combo value, checked again. Raises `DatasetUnreadable` or `PathOutsideRoot`."""
-    if name == NOTHING:
+    """The zip or folder behind a combo value, checked again. Raises `UserError`."""
+    root = Path(os.path.realpath(folder_paths.get_input_directory()))
+    path = root if as_text(name, "dataset") == NOTHING else resolve_inside(root, name)
+    if path == root:
         raise DatasetUnreadable(
             "No dataset is chosen. Put a zip of images and captions into ComfyUI's input folder, press R to refresh, "
             "and pick it."
         )
-    path = resolve_inside(Path(folder_paths.get_input_directory()), name)
     if not path.exists():
         raise DatasetUnreadable(
-            f"There is no dataset {name!r} in ComfyUI's input folder. Upload the zip again, or pick another dataset."
+            f"There is no dataset {shown(name)} in ComfyUI's input folder. Upload the zip again, or pick another."
         )
     return path
 

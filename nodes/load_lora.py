@@ -11,9 +11,12 @@ from comfy_api.latest import io
 from ..trainer_core.errors import LoraUnreadable
 from ..trainer_core.lora_files import read_lora
 from ..trainer_core.model.apply import apply_lora, is_quantized
+from ..trainer_core.paths import shown
 from .feedback import show_text
+from .values import as_choice, as_number
 
 MODES = ["auto", "bypass", "merge"]
+MAX_STRENGTH = 10.0
 
 
 class Ideogram4LoadLoRA(io.ComfyNode):
@@ -37,8 +40,8 @@ class Ideogram4LoadLoRA(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=-10.0,
-                    max=10.0,
+                    min=-MAX_STRENGTH,
+                    max=MAX_STRENGTH,
                     step=0.05,
                     round=False,
                     tooltip="1 is the strength it was trained at; 0 leaves the model as it is.",
@@ -64,6 +67,8 @@ class Ideogram4LoadLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, lora_name: str, strength: float, mode: str) -> io.NodeOutput:
+        as_choice(mode, "mode", MODES)
+        as_number(strength, "strength", -MAX_STRENGTH, MAX_STRENGTH)
         lora = read_lora(lora_path(lora_name))
         bypass = is_quantized(model) if mode == "auto" else mode == "bypass"
         applied = apply_lora(model, lora.modules, strength=strength, bypass=bypass, name=lora_name)
@@ -76,9 +81,11 @@ class Ideogram4LoadLoRA(io.ComfyNode):
 
 def lora_path(name: str) -> Path:
     """The file behind a combo value, looked up again. Raises `LoraUnreadable`."""
-    path = folder_paths.get_full_path("loras", name)
+    listed = isinstance(name, str) and name in folder_paths.get_filename_list("loras")
+    path = folder_paths.get_full_path("loras", name) if listed else None
     if path is None:
         raise LoraUnreadable(
-            f"There is no LoRA {name!r} in ComfyUI's lora folders. Press R to refresh the list and pick one of it."
+            f"There is no LoRA {shown(str(name))} in ComfyUI's lora folders. Press R to refresh the list and pick one "
+            "of it."
         )
     return Path(path)

@@ -7,6 +7,9 @@ from comfy_api.latest import io
 from ..trainer_core.dataset import PRESETS, Dataset, check_fit, report, resolve_resolution
 from .feedback import show_text
 from .types import DatasetSocket
+from .values import as_choice, as_text
+
+CHOICES = ("auto", *PRESETS, "custom")
 
 
 class Ideogram4ResolveResolution(io.ComfyNode):
@@ -22,7 +25,7 @@ class Ideogram4ResolveResolution(io.ComfyNode):
                 DatasetSocket.Input("dataset", tooltip="The dataset to choose a size for."),
                 io.Combo.Input(
                     "resolution",
-                    options=["auto", *PRESETS, "custom"],
+                    options=list(CHOICES),
                     default="auto",
                     tooltip="auto takes the smallest width and the smallest height of all images, rounded down to a "
                     "multiple of 16. Smaller sizes train faster and need less memory.",
@@ -42,7 +45,8 @@ class Ideogram4ResolveResolution(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset: Dataset, resolution: str, custom: str) -> io.NodeOutput:
-        resolved = resolve_resolution(dataset, resolution, custom)
+        as_choice(resolution, "resolution", CHOICES)
+        resolved = resolve_resolution(dataset, resolution, as_text(custom, "custom"))
         check_fit(dataset, resolved.width, resolved.height)
         show_text(cls, report(dataset, resolution=resolved))
         return io.NodeOutput(resolved.width, resolved.height)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,15 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..trainer_core.errors import UserError
 from ..trainer_core.lora_files import build_metadata, config_json, parse_lora, save_config, save_lora
-from ..trainer_core.paths import resolve_inside
+from ..trainer_core.paths import NameRejected, resolve_inside, shown, storable_parts
 from .feedback import show_text
 from .types import TrainedLoraModel
+from .values import as_choice, as_text
 
 DEFAULT_NAME = "ideogram4"
+DEFAULT_FOLDER = "loras"
 FORMATS = {"comfy": ("comfy",), "fal": ("fal",), "diffusers": ("diffusers",), "comfy + fal": ("comfy", "fal")}
 
 
@@ -32,9 +38,10 @@ class Ideogram4SaveLoRA(io.ComfyNode):
                 io.LoraModel.Input("lora", tooltip="From Ideogram 4 Train LoRA."),
                 io.String.Input(
                     "filename_prefix",
-                    default=f"loras/{DEFAULT_NAME}",
+                    default=f"{DEFAULT_FOLDER}/{DEFAULT_NAME}",
                     tooltip="Folder and start of the name, under ComfyUI's output folder. What is in loras/ appears "
-                    "in every LoRA loader's list after a refresh.",
+                    "in every LoRA loader's list after a refresh. %year%, %month%, %day%, %hour%, %minute% and "
+                    "%second% are filled in.",
                 ),
                 io.Combo.Input(
                     "output_lora_format",
@@ -52,12 +59,19 @@ class Ideogram4SaveLoRA(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
         )
 
+    # Without validate_inputs: where one output node is refused, ComfyUI drops it and runs the others, here the loss
+    # graph. The training would run, and end without a file or a word.
+
     @classmethod
     def execute(cls, lora: dict[str, torch.Tensor], filename_prefix: str, output_lora_format: str) -> io.NodeOutput:
-        output = Path(folder_paths.get_output_directory())
-        # Expands %year% and the like; its counter is for images.
-        folder, name, *_ = folder_paths.get_save_image_path(checked_prefix(output, filename_prefix), str(output))
-        stem = unused_stem(Path(folder), name)
+        layouts = FORMATS[as_choice(output_lora_format, "output_lora_format", FORMATS)]
+        output = output_folder()
+        prefix = as_text(filename_prefix, "filename_prefix")
+        try:
+            folder, name = save_place(output, prefix)
+        except UserError as error:
+            raise type(error)(f"{error} Then run again: ComfyUI still has the trained LoRA.") from None
+        stem = unused_stem(folder, name)
 
         modules = parse_lora(lora, name="The connected LoRA").modules
         record = lora.record if isinstance(lora, TrainedLoraModel) else None
@@ -65,33 +79,62 @@ class Ideogram4SaveLoRA(io.ComfyNode):
         files = {
             layout: save_lora(
                 modules,
-                folder=Path(folder),
+                folder=folder,
                 stem=stem if layout == "comfy" else f"{stem}_{layout}",
                 layout=layout,
                 metadata=metadata,
             )
-            for layout in FORMATS[output_lora_format]
+            for layout in layouts
         }
         written = list(files.values())
         if record:
             config = config_json(record, output_lora_format=output_lora_format, files=files)
-            written.append(save_config(config, folder=Path(folder), stem=f"{stem}_config"))
+            written.append(save_config(config, folder=folder, stem=f"{stem}_config"))
 
         text = "\n".join(path.relative_to(output).as_posix() for path in written)
         show_text(cls, text)
         return io.NodeOutput(text, ui={"files": [_ui_file(path, output) for path in written]})
 
 
-def checked_prefix(output: Path, prefix: str) -> str:
-    """The prefix with a file name at its end. Raises `PathOutsideRoot` when it leaves the output folder."""
+def output_folder() -> Path:
+    return Path(os.path.realpath(folder_paths.get_output_directory()))
+
+
+def save_place(output: Path, prefix: str) -> tuple[Path, str]:
+    """The folder, inside `output`, and the start of the file names that a prefix asks for.
+
+    Raises `PathOutsideRoot` when it leaves the output folder, and `NameRejected` for names that cannot be created.
+    """
+    prefix = fill_in_date(prefix)
     resolve_inside(output, prefix)
-    folder, _, name = prefix.replace("\\", "/").rpartition("/")
-    return f"{folder}/{name.strip() or DEFAULT_NAME}" if folder else name.strip() or f"loras/{DEFAULT_NAME}"
+    parts = storable_parts(prefix)
+    if not parts:
+        parts = (DEFAULT_FOLDER, DEFAULT_NAME)
+    elif prefix.endswith(("/", "\\")):
+        parts = (*parts, DEFAULT_NAME)
+    folder = resolve_inside(output, "/".join(parts[:-1]))
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not existing.is_dir():
+        raise NameRejected(
+            f"{shown(prefix)} leads through {existing.name}, which is a file and not a folder. Use another folder."
+        )
+    return folder, parts[-1]
+
+
+def fill_in_date(prefix: str) -> str:
+    """`%year%` and the like as digits of the local time, as ComfyUI's own save nodes do."""
+    now = time.localtime()
+    codes = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
+    for word, code in codes.items():
+        prefix = prefix.replace(f"%{word}%", time.strftime(code, now))
+    return prefix
 
 
 def unused_stem(folder: Path, name: str) -> str:
     """`name_00001` with the first number that no file in the folder starts with."""
-    taken = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    taken: list[str] = []
+    with contextlib.suppress(OSError):  # not there yet; or it cannot be read, and then saving will say so
+        taken = os.listdir(folder)
     number = 1
     while any(existing.startswith(f"{name}_{number:05}") for existing in taken):
         number += 1

@@ -11,7 +11,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..trainer_core.config import TrainSettings
-from ..trainer_core.errors import SettingsError, UserError
+from ..trainer_core.errors import UserError
 from ..trainer_core.lora_files import export_lora, read_lora
 from ..trainer_core.model.encode import TrainingData
 from ..trainer_core.training.loop import train
@@ -21,6 +21,7 @@ from .feedback import Throttle, duration, show_text
 from .load_lora import lora_path
 from .save_lora import DEFAULT_FOLDER
 from .types import SettingsSocket, TrainedLoraModel, TrainingDataSocket
+from .values import as_choice, as_text
 
 NEW_RUN, REFUSE, CONTINUE, FRESH = "new run", "refuse", "continue anyway", "none"
 
@@ -146,10 +147,16 @@ class Ideogram4TrainLoRA(io.ComfyNode):
         )
         bar = comfy.utils.ProgressBar(steps)
         show = Throttle(lambda text: show_text(cls, text))
+        notes: list[str] = []
 
         def on_step(step: StepReport) -> None:
             bar.update_absolute(step.step)
-            show(step_line(step), force=step.step in (1, step.steps))
+            # What needs attention stays in sight; the log and the journal have all of it.
+            show("\n".join([step_line(step), *notes[-1:]]), force=step.step in (1, step.steps))
+
+        def on_note(note: str) -> None:
+            notes.append(note)
+            show(note, force=True)
 
         views = steps * run.items_per_step / len(training_data.items)
         source = {"ideogram": "Ideogram's constants", "vae": "the VAE's own statistics"}[run.latent_statistics]
@@ -158,7 +165,7 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             force=True,
         )
         place = run_place(resume, if_changed, start_from_lora, run_name)
-        trained = train(model, training_data, run, place, on_step=on_step, on_note=lambda note: show(note, force=True))
+        trained = train(model, training_data, run, place, on_step=on_step, on_note=on_note)
         lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
         return io.NodeOutput(lora, {"loss": trained.losses}, steps)
 
@@ -170,15 +177,15 @@ def runs_folder() -> Path:
 
 def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str) -> RunPlace:
     """What the four inputs mean. Raises `LoraUnreadable`, `LoraMismatch` and `SettingsError`."""
-    if if_changed not in (REFUSE, CONTINUE):
-        raise SettingsError(f'if_changed must be "{REFUSE}" or "{CONTINUE}", not {if_changed!r}.')
+    as_choice(if_changed, "if_changed", (REFUSE, CONTINUE))
+    as_text(resume, "resume")
     start = {}
     if start_from_lora != FRESH and resume == NEW_RUN:
         start = read_lora(lora_path(start_from_lora)).modules
     return RunPlace(
         runs_folder=runs_folder(),
         loras_folder=Path(folder_paths.get_output_directory()) / DEFAULT_FOLDER,
-        name=run_name.strip() or RunPlace.name,
+        name=as_text(run_name, "run_name").strip() or RunPlace.name,
         resume="" if resume == NEW_RUN else resume,
         continue_anyway=if_changed == CONTINUE,
         start_modules=start,

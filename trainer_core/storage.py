@@ -31,12 +31,6 @@ _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_name(name: str) -> None:
-    """Raise `SaveFailed` for what cannot name a file on every system."""
-    if _NOT_IN_NAMES.search(name) or not name.strip(" ."):
-        raise SaveFailed(f"{name!r} cannot be a file name. Use letters, digits, spaces, hyphens and underscores.")
-
-
 def place_new_file(folder: Path, stem: str, suffix: str, pieces: Pieces) -> Path:
     """Create `stem + suffix` in `folder`, or `stem_2`, `stem_3` ... where names are taken, holding `pieces` in a row.
 
@@ -93,7 +87,8 @@ def _size_bytes(pieces: Pieces) -> int:
 @contextlib.contextmanager
 def _new_in(folder: Path, stem: str, suffix: str, size_bytes: int) -> Iterator[Path]:
     """A hidden folder in `folder` to prepare something in. What the system refuses becomes a `SaveFailed`."""
-    check_name(stem)
+    if _NOT_IN_NAMES.search(stem) or not stem.strip(" ."):
+        raise SaveFailed(f"{stem!r} cannot be a file name. Use letters, digits, spaces, hyphens and underscores.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)

@@ -303,11 +303,7 @@ def test_a_profile_that_unpacks_without_end_is_ignored() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_files_are_accepted_whatever_the_switches_say(kind: str, pillow: str) -> None:
     data = encode(noise(91, 47), kind)
-    try:
-        assert pixels(data).shape == (47, 91, 3)
-    except ImageUnreadable as error:
-        # Some versions of Pillow check their own limit inside the WebP decoder; then at least the message says so.
-        assert (kind, pillow) == ("WEBP", "strict") and "MAX_IMAGE_PIXELS" in str(error)
+    assert pixels(data).shape == (47, 91, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -140,6 +140,19 @@ def test_a_prefix_that_leaves_the_output_folder(comfy_server: SimpleNamespace, m
     assert "outside of output" in message(graph)
 
 
+def test_what_was_trained_is_saved_at_once_when_the_prefix_is_put_right(
+    comfy_server: SimpleNamespace, message: Callable[..., str]
+) -> None:
+    graph = workflows.load("train_from_zip", steps=2, dataset=upload(comfy_server, "fine.zip", dataset_zip()))
+    node(graph, "Ideogram4SaveLoRA")["filename_prefix"] = "loras/what?"
+    assert "contains '?'" in message(graph)
+    node(graph, "Ideogram4SaveLoRA")["filename_prefix"] = "loras/what"
+    record = comfy_server.client.wait(comfy_server.client.queue(graph))
+    (cached,) = (detail["nodes"] for kind, detail in record["status"]["messages"] if kind == "execution_cached")
+    assert workflows.node_id(graph, "Ideogram4TrainLoRA") in cached
+    assert (comfy_server.output / "loras" / "what_00001.safetensors").is_file()
+
+
 def test_an_http_url_is_refused(comfy_server: SimpleNamespace, message: Callable[..., str]) -> None:
     graph = workflows.load("train_from_zip")
     node(graph, "Ideogram4LoadDataset")["url"] = "http://127.0.0.1/dataset.zip"

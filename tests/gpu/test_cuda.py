@@ -62,9 +62,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(tiny_model: Callable[..., Any], 
     with torch.inference_mode():
         whole = loop.train(patcher, data, settings, place_under(tmp_path / "whole"))
         half = loop.train(patcher, data, dataclasses.replace(settings, steps=10), place_under(tmp_path / "parts"))
-        rest = loop.train(
-            patcher, data, settings, place_under(tmp_path / "parts", resume=half.run)
-        )
+        rest = loop.train(patcher, data, settings, place_under(tmp_path / "parts", resume=half.run))
     assert rest.losses[:10] == half.losses
     assert rest.losses == whole.losses
     for path, weights in whole.modules.items():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import dataset_zip
 from ideogram4_lora_trainer.trainer_core.dataset import open_dataset
-from ideogram4_lora_trainer.trainer_core.errors import ResolutionRejected, SaveFailed, TrainingDataMismatch
+from ideogram4_lora_trainer.trainer_core.errors import DoesNotFit, ResolutionRejected, SaveFailed, TrainingDataMismatch
 from ideogram4_lora_trainer.trainer_core.model import cache, encode
 from ideogram4_lora_trainer.trainer_core.model.identity import weights_identity
 
@@ -75,6 +75,34 @@ def test_a_damaged_entry_is_encoded_anew_and_refused_when_read(encoded: Callable
         data.raw_latent(0)
     assert encoded().newly_encoded == 1
     assert torch.isfinite(data.raw_latent(0)).all()
+
+
+@pytest.mark.parametrize(("part", "words"), [("_encode_image", r"00\.png at 64x64"), ("_encode_caption", "caption '")])
+def test_out_of_memory_says_what_did_not_fit_and_keeps_what_is_done(
+    encoded: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, part: str, words: str
+) -> None:
+    def fail(*_args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, part, fail)
+        with pytest.raises(DoesNotFit, match=rf"Encoding .*{words}.* does not fit .*2.00 GiB.* run again") as caught:
+            encoded()
+        assert caught.value.__context__ is None, "the original exception would keep the device's tensors alive"
+    data = encoded()
+    assert data.newly_encoded == (6 if part == "_encode_image" else 3)
+
+
+def test_a_damaged_entry_changes_what_comfyui_compares(encoded: Callable[..., Any], tmp_path: Path) -> None:
+    """So that ComfyUI does not hand out the keys of a result whose files are gone."""
+    data = encoded()
+    before = data.cache.renewal
+    assert data.cache.renewal == before
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(TrainingDataMismatch):
+        data.text(0)
+    assert data.cache.renewal != before
 
 
 def test_a_full_disk_is_told_and_leaves_no_partial_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 STORED, DEFLATED, DEFLATE64 = 0, 8, 9
-REGULAR, SYMLINK, PIPE = 0o100644, 0o120777, 0o010644
+REGULAR, SYMLINK, PIPE, SOCKET, BLOCK_DEVICE = 0o100644, 0o120777, 0o010644, 0o140644, 0o060644
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -109,6 +109,27 @@ def forge(
     narrow = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF) if zip64 else (count, count, len(directory), start)
     end += struct.pack("<4s4H2LH", b"PK\x05\x06", disk, disk, *narrow, len(comment)) + comment
     return bytes(body + directory + end)
+
+
+def quoted_overlap_bomb(count: int, kernel: bytes) -> bytes:
+    """A small zip of `count` files that each unpack to `kernel` and more, after D. Fifield (WOOT 2019).
+
+    Every file's deflate stream begins with a stored block that quotes the next file's local header, and runs on into
+    the next file's data; readers that trust sizes, signatures and checksums find nothing wrong.
+    """
+    entries: list[Entry] = []
+    data, packed_size, header = kernel, len(pack(kernel, DEFLATED)), b""
+    for index in reversed(range(count)):
+        name = b"%04d.png" % index
+        if not entries:
+            entry = Entry(name, kernel)
+        else:
+            quote = struct.pack("<BHH", 0, len(header), len(header) ^ 0xFFFF)
+            data, packed_size = header + data, len(quote) + len(header) + packed_size
+            entry = Entry(name, packed=quote, packed_size=packed_size, size=len(data), crc=zlib.crc32(data))
+        header = _local_header(entry, entry.resolved())
+        entries.insert(0, entry)
+    return forge(entries)
 
 
 def _local_header(entry: Entry, fields: dict[str, Any]) -> bytes:

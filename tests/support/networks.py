@@ -71,3 +71,27 @@ def place_under(folder: Path, **options: Any) -> Any:
     from ideogram4_lora_trainer.trainer_core.training.run import RunPlace
 
     return RunPlace(runs_folder=folder / "runs", loras_folder=folder / "loras", **options)
+
+
+def snapshot(patcher: Any) -> Any:
+    """Everything of ComfyUI that a run could leave changed."""
+    import comfy.model_management
+
+    return (
+        {name: tensor.clone() for name, tensor in patcher.model.state_dict().items()},
+        [
+            (name, id(m), len(m._forward_hooks), len(m._forward_pre_hooks), m.training)
+            for name, m in patcher.model.named_modules()
+        ],
+        {name: p.requires_grad for name, p in patcher.model.named_parameters()},
+        comfy.model_management.in_training,
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.is_grad_enabled(),
+        torch.get_rng_state(),
+    )
+
+
+def unchanged(before: Any, after: Any) -> bool:
+    """Whether two snapshots are equal, weights bit for bit."""
+    tensors = all(torch.equal(before[0][k], after[0][k]) for k in before[0])
+    return tensors and before[1:-1] == after[1:-1] and torch.equal(before[-1], after[-1])

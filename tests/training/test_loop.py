@@ -23,7 +23,7 @@ from ideogram4_lora_trainer.trainer_core.model import host, network
 from ideogram4_lora_trainer.trainer_core.training import loop
 from ideogram4_lora_trainer.trainer_core.training.history import LossHistory
 from ideogram4_lora_trainer.trainer_core.training.report import StepReport
-from networks import place_under, training_data
+from networks import place_under, snapshot, training_data, unchanged
 
 SETTINGS = TrainSettings(steps=4, rank=4, learning_rate=1e-3, warmup_steps=0)
 
@@ -103,28 +103,6 @@ def test_smoothing_starts_as_the_plain_mean() -> None:
 
 
 # ---- what must not change ------------------------------------------------------------------------------------
-
-
-def snapshot(patcher: Any) -> Any:
-    import comfy.model_management
-
-    return (
-        {name: tensor.clone() for name, tensor in patcher.model.state_dict().items()},
-        [
-            (name, id(m), len(m._forward_hooks), len(m._forward_pre_hooks), m.training)
-            for name, m in patcher.model.named_modules()
-        ],
-        {name: p.requires_grad for name, p in patcher.model.named_parameters()},
-        comfy.model_management.in_training,
-        torch.backends.cuda.matmul.fp32_precision,
-        torch.is_grad_enabled(),
-        torch.get_rng_state(),
-    )
-
-
-def unchanged(before: Any, after: Any) -> bool:
-    tensors = all(torch.equal(before[0][k], after[0][k]) for k in before[0])
-    return tensors and before[1:-1] == after[1:-1] and torch.equal(before[-1], after[-1])
 
 
 def test_comfyui_is_as_it_was_afterwards(run: Callable[..., Any], patcher: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 from ideogram4_lora_trainer.trainer_core.errors import CheckpointUnreadable, RunChanged, SaveFailed
+from ideogram4_lora_trainer.trainer_core.paths import NameRejected
 from ideogram4_lora_trainer.trainer_core.training import checkpoints, loop
 from ideogram4_lora_trainer.trainer_core.training.run import list_runs
 from networks import place_under, training_data
@@ -371,6 +372,24 @@ def test_runs_that_do_not_exist_are_refused_with_those_that_do(finished: Trainer
         find_run(finished.folder / "runs", name) and pytest.fail(name)
 
 
+def test_a_new_run_points_at_an_unfinished_one_of_the_same_kind(trainers: Callable[..., Trainer]) -> None:
+    trainer = trainers()
+    trainer.stop_after(2, settings=CONSTANT)
+    (trainer.folder / "runs" / "noise").mkdir()
+
+    def notes(settings: TrainSettings) -> list[str]:
+        said: list[str] = []
+        with torch.inference_mode():
+            loop.train(trainer.patcher, trainer.data, settings, place_under(trainer.folder), on_note=said.append)
+        return [note for note in said if "under resume" in note]
+
+    (hint,) = notes(CONSTANT)
+    assert hint.startswith("ideogram4_00001 has the same data and settings and stopped at step 2.")
+    assert not notes(with_(seed=5))
+    resume(trainer)
+    assert not notes(CONSTANT), "it is finished now"
+
+
 def test_folders_that_are_no_runs_are_not_listed(finished: Trainer) -> None:
     runs = finished.folder / "runs"
     (runs / "notes").mkdir()
@@ -402,11 +421,15 @@ def test_leftovers_of_a_crash_are_swept_when_the_run_goes_on(finished: Trainer) 
     assert not list(folder.glob(".*"))
 
 
-def test_a_name_that_no_folder_can_have_is_refused_before_anything_runs(trainers: Callable[..., Trainer]) -> None:
+@pytest.mark.parametrize("name", ["../x", "a/b", "/x", "a\\b", "C:x", "CON", "x.", "", "a\0b", "..", "x" * 300])
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_runs(
+    trainers: Callable[..., Trainer], name: str
+) -> None:
     trainer = trainers()
-    with pytest.raises(SaveFailed, match="cannot be a file name"):
-        trainer.train(name="../x")
+    with pytest.raises(NameRejected):
+        trainer.train(name=name)
     assert not trainer.items
+    assert not list(trainer.folder.iterdir())
 
 
 # ---- beginning with a LoRA -----------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 Covered: the archive is opened anew for every read (so several threads may read, and no handle stays behind); output
 is counted while it is produced, and stops at the declared size, the caller's limit or the greatest expansion ratio,
 whichever comes first; sizes that were understated or overstated, a wrong checksum, data after the end of the deflate
-stream, a local header that contradicts the directory, local headers that make entries overlap, encryption, and every
-compression but none and deflate. Archives inside the archive are not opened. What the directory itself may say is
-judged in `zip_directory.py`.
+stream, a stream much longer than what it unpacks to, a local header that contradicts the directory, local headers that
+make entries overlap, encryption, and every compression but none and deflate. Archives inside the archive are not
+opened. What the directory itself may say is judged in `zip_directory.py`.
 Not covered: an archive replaced by an equally well-formed one between two reads (the caller compares image sizes).
 """
 
@@ -28,6 +28,8 @@ MAX_RATIO = 200
 """Unpacked bytes per packed byte. Photographs reach 1, text 10; deflate can do 1032."""
 RATIO_FREE_BYTES = 2**20
 """Small files may expand as they like: ten thousand of them are no danger."""
+MAX_PACKING_LOSS = 2
+"""Packed bytes per unpacked byte, beyond the first 64 KiB. A deflate stream can go on without producing anything."""
 
 _FIRST_READ_BYTES = 4 * 2**10  # most image headers end within it
 _MAX_READ_BYTES = 64 * 2**10
@@ -114,6 +116,8 @@ def _check_readable(entry: ZipEntry) -> None:
         raise Refused(f"is compressed with {method}, which is not read; make the zip again with ordinary compression")
     if entry.method == _STORED and entry.compressed != entry.size:
         raise Refused("has two sizes that disagree; make the archive again")
+    if entry.compressed > MAX_PACKING_LOSS * entry.size + _MAX_READ_BYTES:
+        raise Refused("takes far more space packed than unpacked; make the archive again")
 
 
 def _seek_to_data(handle: BinaryIO, entry: ZipEntry) -> None:

@@ -5,16 +5,17 @@ Pillow's strictness hangs on switches that belong to the whole process (`ImageFi
 here by content, and the pixels are decoded with `Image.frombytes`, which is strict whatever the switches say.
 
 Covered: every format but the three; truncated files; damaged PNG data (checksums of all chunks that carry pixels or
-colours); the first frame only; text and other chunks of a PNG never reach Pillow, so none can be a decompression bomb.
+colours); the first frame only; text and other chunks of a PNG never reach Pillow, so none can be a decompression bomb;
+JPEGs that make the decoder pass over the picture again and again.
 Not covered: a JPEG whose middle is damaged but whose end is there: its decoder fills in grey, as every viewer does.
-Flaws inside libjpeg, zlib, libwebp and LittleCMS. WebP has no switch to be flipped, except that a process-wide pixel
-limit set below the image's size refuses it.
+Flaws inside libjpeg, zlib, libwebp and LittleCMS. Code in the same process that replaces Pillow's functions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ MAX_PROFILE_BYTES = 8 * 2**20
 MAX_PNG_CHUNKS = 1_000_000
 """Some encoders cut the pixels into chunks of 256 bytes; empty chunks only cost time."""
 
+MAX_JPEG_SCANS = 100
+"""Each is a pass over all pixels. Progressive JPEGs have about 10; a hostile one has 100,000 to the megabyte."""
+
 _PILLOW_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -46,6 +50,8 @@ _PILLOW_ERRORS = (
 """What Pillow raises on bad data; it documents few of them."""
 _BROKEN = "is truncated or damaged; replace it with an intact copy"
 _GREY, _TRUE_COLOUR = 0, 2  # PNG colour types
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # all but those inside a scan's data
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +67,67 @@ def decode(data: bytes, header: ImageHeader) -> Decoded:
     """Decode the first frame. `header` is what `headers.read_header` found in the same bytes. Raises `Refused`."""
     decoder = {PNG: _decode_png, JPEG: _decode_jpeg, WEBP: _decode_webp}[header.format]
     try:
-        decoded = decoder(data, header)
-    except Image.DecompressionBombError:
-        raise Refused("is beyond Pillow's limit (Image.MAX_IMAGE_PIXELS), which some other pack has lowered") from None
+        return decoder(data, header)
     except _PILLOW_ERRORS as error:
         raise Refused(_BROKEN) from error
-    if decoded.image.size != (header.stored_width, header.stored_height):
+
+
+def _check_size(size: tuple[int, int], header: ImageHeader) -> None:
+    if size != (header.stored_width, header.stored_height):
         raise Refused("has pixels of another size than its header says; save it again")
-    return decoded
+
+
+# ---- JPEG ----------------------------------------------------------------------------------------------------
 
 
 def _decode_jpeg(data: bytes, header: ImageHeader) -> Decoded:
-    opened = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-    decoder_args = opened.tile[0][3]
-    image = Image.frombytes(opened.mode, opened.size, data, "jpeg", decoder_args)
+    """Pillow and libjpeg get what comes before the pixels as plain segments: no junk that they might read differently.
+
+    And no Exif data, which Pillow would read here, slowly where there is much, and warn of what is wrong with it.
+    """
+    before, scans_begin = [], 0
+    for kind, begin, end in _jpeg_segments(data):
+        if kind == _START_OF_SCAN:
+            scans_begin = scans_begin or begin
+        elif not scans_begin and kind not in (_START_OF_IMAGE, _APP1):
+            before.append(data[begin:end])
+    if not scans_begin:
+        raise Refused(_BROKEN)
+    plain = b"\xff\xd8" + b"".join(before) + data[scans_begin:]
+    opened = JpegImagePlugin.JpegImageFile(io.BytesIO(plain))
+    _check_size(opened.size, header)  # first: older Pillow writes beyond an image that is smaller than libjpeg's
+    image = Image.frombytes(opened.mode, opened.size, plain, "jpeg", opened.tile[0][3])
     return Decoded(image, opened.info.get("icc_profile"))
 
 
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, its offset, end of its segment) up to the end of the image; the data of the scans is passed over."""
+    position, scans = 0, 0
+    while (found := _JPEG_MARKER.search(data, position)) and data[found.end() - 1] != _END_OF_IMAGE:
+        kind, position = data[found.end() - 1], found.end()
+        if kind != _START_OF_IMAGE:
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+        yield kind, found.start(), position
+        scans += kind == _START_OF_SCAN
+        if scans > MAX_JPEG_SCANS:
+            raise Refused(f"is a JPEG with more than {MAX_JPEG_SCANS} scans; save it again")
+
+
+# ---- WebP ----------------------------------------------------------------------------------------------------
+
+
 def _decode_webp(data: bytes, header: ImageHeader) -> Decoded:
-    opened = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-    opened.load()
-    return Decoded(opened, opened.info.get("icc_profile"))
+    """By Pillow's binding to libwebp: its plugin class obeys a process-wide limit and reads the pixels like a file."""
+    decoder = WebPImagePlugin._webp.WebPAnimDecoder(data)
+    info = decoder.get_info()
+    size = info[0] if isinstance(info[0], tuple) else info[:2]  # Pillow before 13 returns two numbers
+    _check_size(size, header)
+    frame = decoder.get_next()
+    if frame is None:
+        raise Refused(_BROKEN)
+    layout = info[-1]  # RGBA or RGBX
+    image = Image.frombytes(layout.replace("X", ""), size, frame[0], "raw", layout)
+    return Decoded(image, decoder.get_chunk("ICCP"))
 
 
 # ---- PNG -----------------------------------------------------------------------------------------------------
@@ -91,14 +137,14 @@ def _decode_png(data: bytes, header: ImageHeader) -> Decoded:
     """Take the PNG apart ourselves; Pillow sees its header, palette and transparency, and unpacks its pixels."""
     preamble: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
-    profile = None
+    packed_profile = b""
     for kind, body in _png_chunks(data):
         if kind == b"IDAT":
             pixels.append(body)
         elif kind in (b"IHDR", b"PLTE", b"tRNS") and not pixels:
             preamble.setdefault(kind, body)
         elif kind == b"iCCP" and not pixels:
-            profile = _png_profile(body)
+            packed_profile = packed_profile or body  # the first: unpacking each would take a hostile file minutes
         elif kind == b"eXIf" and pixels and exif_orientation(body) not in (1, header.orientation):
             raise Refused("is a PNG with its rotation written behind its pixels, where few look; save it again")
     depth, colour_type, _, _, interlaced = preamble[b"IHDR"][8:13]
@@ -112,7 +158,7 @@ def _decode_png(data: bytes, header: ImageHeader) -> Decoded:
         image.putpalette(palette, palette_mode)
     if "transparency" in opened.info:
         image.info["transparency"] = _scaled_transparency(opened.info["transparency"], opened.mode, depth)
-    return Decoded(image, profile)
+    return Decoded(image, _png_profile(packed_profile))
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

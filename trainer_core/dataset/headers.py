@@ -13,6 +13,7 @@ XMP, or in ImageMagick's old text form, is not applied.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ _TIFF_SHORT = 3
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
-_MAX_JUNK_BYTES = 4096
+_MAX_JUNK_BYTES = 4096  # of one file
 _WEBP_HAS_EXIF = 0x08
 
 
@@ -108,7 +109,7 @@ def read_header(chunks: Iterator[bytes]) -> ImageHeader:
     if start == PNG_SIGNATURE[:4]:
         header = _png_header(reader)
     elif start[:3] == b"\xff\xd8\xff":
-        header = _jpeg_header(reader, marker=start[3])
+        header = _jpeg_header(reader, start[3])
     elif start == b"RIFF":
         header = _webp_header(reader)
     else:
@@ -155,11 +156,11 @@ def _png_header(reader: _Reader) -> ImageHeader:
 # ---- JPEG ----------------------------------------------------------------------------------------------------
 
 
-def _jpeg_header(reader: _Reader, *, marker: int) -> ImageHeader:
-    """Walk the segments up to the first scan. `reader` stands behind the first marker."""
+def _jpeg_header(reader: _Reader, first: int) -> ImageHeader:
+    """Walk the segments up to the first scan. `reader` stands behind `first`, the byte after the first 0xFF."""
     size: tuple[int, int] | None = None
     orientation: int | None = None
-    for _ in range(MAX_PARTS):
+    for marker in itertools.islice(_markers(reader, first), MAX_PARTS):
         if marker == _START_OF_SCAN:
             break
         if marker == 0xD9:
@@ -177,7 +178,6 @@ def _jpeg_header(reader: _Reader, *, marker: int) -> ImageHeader:
                 body, length = reader.take(length), 0
                 orientation = exif_orientation(body) if body[:6] == b"Exif\0\0" else None
             reader.skip(length)
-        marker = _next_marker(reader)
     else:
         raise Refused(_TOO_MANY_PARTS)
     if size is None:
@@ -185,14 +185,16 @@ def _jpeg_header(reader: _Reader, *, marker: int) -> ImageHeader:
     return ImageHeader(JPEG, *size, orientation or _UPRIGHT)
 
 
-def _next_marker(reader: _Reader) -> int:
-    """The next marker, fill bytes and a little junk between segments passed over as every decoder does."""
-    previous = 0
-    for _ in range(_MAX_JUNK_BYTES):
-        byte = reader.take(1)[0]
+def _markers(reader: _Reader, first: int) -> Iterator[int]:
+    """Marker after marker, fill bytes and a little junk between segments passed over as every decoder does."""
+    junk, previous, byte = 0, 0xFF, first
+    while junk <= _MAX_JUNK_BYTES:
         if previous == 0xFF and byte not in (0x00, 0xFF):
-            return byte
-        previous = byte
+            yield byte
+            junk, previous = junk - 1, 0  # the marker's own 0xFF was none
+        else:
+            junk, previous = junk + 1, byte
+        byte = reader.take(1)[0]
     raise Refused("is a damaged JPEG; replace it with an intact copy")
 
 

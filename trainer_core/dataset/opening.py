@@ -39,13 +39,14 @@ def open_dataset(
     nothing but an empty default caption is to be forced.
     """
     default = usable_default(default_caption, force_default_caption)
+    deadline = time.monotonic() + LISTING_TIMEOUT_S
     container = _open_container(source, name)
     listing = sort_files(container.files)
     if not listing.images:
         raise NoImagesFound(_no_images_message(container.label, listing))
     _check_declared_sizes(container.label, listing)
-    captions = _captions(container, listing, default, force=force_default_caption)
-    sizes = _image_sizes(container, listing.images)
+    captions = _captions(container, listing, default, deadline, force=force_default_caption)
+    sizes = _image_sizes(container, listing.images, deadline)
     items = tuple(
         Item(image.name, *caption, *size) for image, caption, size in zip(listing.images, captions, sizes, strict=True)
     )
@@ -111,16 +112,27 @@ def _check_declared_sizes(label: str, listing: Listing) -> None:
         raise DatasetUnreadable(f"{label} holds more than {MAX_CAPTIONS_BYTES // 2**20} MiB of captions. Split it.")
 
 
+def _check_time(label: str, images: tuple[StoredFile, ...], deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise DatasetUnreadable(
+            f"{label}: checking {len(images)} images takes more than {LISTING_TIMEOUT_S} s. "
+            "Copy it to a local disk, or split it."
+        )
+
+
 # ---- captions ------------------------------------------------------------------------------------------------
 
 
-def _captions(container: Container, listing: Listing, default: str, *, force: bool) -> list[tuple[str, CaptionSource]]:
+def _captions(
+    container: Container, listing: Listing, default: str, deadline: float, *, force: bool
+) -> list[tuple[str, CaptionSource]]:
     """(text, source) of every image, in order."""
     if force:
         return [(default, "forced")] * len(listing.images)
     captions: list[tuple[str, CaptionSource]] = []
     missing = []
     for image in listing.images:
+        _check_time(container.label, listing.images, deadline)
         file = listing.captions.get(stem_of(image.name))
         text = _caption_text(container, file) if file else ""
         if not text.strip() and not default:
@@ -145,17 +157,12 @@ def _caption_text(container: Container, file: StoredFile) -> str:
 # ---- image headers -------------------------------------------------------------------------------------------
 
 
-def _image_sizes(container: Container, images: tuple[StoredFile, ...]) -> list[tuple[int, int]]:
+def _image_sizes(container: Container, images: tuple[StoredFile, ...], deadline: float) -> list[tuple[int, int]]:
     """(width, height) as seen of every image, in order. Raises `ImageUnreadable` that tells of all unreadable ones."""
-    deadline = time.monotonic() + LISTING_TIMEOUT_S
     sizes = []
     faults = []
     for image in images:
-        if time.monotonic() > deadline:
-            raise DatasetUnreadable(
-                f"{container.label}: checking {len(images)} images takes more than {LISTING_TIMEOUT_S} s. "
-                "Copy it to a local disk, or split it."
-            )
+        _check_time(container.label, images, deadline)
         try:
             with contextlib.closing(container.chunks(image.name)) as chunks:
                 sizes.append(read_header(chunks).size)

@@ -2,10 +2,11 @@
 
 Covered: https alone, certificates verified; every address that a name resolves to is judged (`addresses.py`), and the
 connection goes to a judged address, so a second answer of the resolver changes nothing; every redirect is judged like
-a new URL; bytes and time are counted while they pass, on every step of the way; no credentials in URLs, and no query
-strings in messages; proxies of the environment are ignored; compressed transfers are refused; data URIs have a cap.
+a new URL; the bytes of the body are counted while they pass, and time on every step of the way; no credentials in
+URLs, and no query strings in messages; proxies of the environment are ignored; compressed transfers are refused; data
+URIs have a cap.
 Not covered: a resolver that hangs (the system's own time limit ends it); a public server that passes requests on into
-a private network.
+a private network; certificates that the environment adds to the trusted ones (SSL_CERT_FILE).
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _download(url: str, file: BinaryIO, limits: _Limits, network: Network, progr
                 if response.status not in _REDIRECTS:
                     _receive(response, file, limits, progress)
                     return
-                url = urljoin(url, response.getheader("Location") or "")
+                url = _redirected(url, response.getheader("Location") or "")
         except Refused as refusal:
             raise DatasetUnreadable(f"The URL {shown} {refusal}.") from None
         except ssl.SSLCertVerificationError as error:
@@ -143,6 +144,13 @@ def _download(url: str, file: BinaryIO, limits: _Limits, network: Network, progr
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise DatasetUnreadable(f"The URL {shown} cannot be downloaded: {reason}.") from error
     raise DatasetUnreadable(f"The URL {shown} redirects more than {MAX_REDIRECTS} times. Use the final address.")
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise Refused("redirects to something that is no valid URL; use the final address") from None
 
 
 def _shown(url: str) -> str:

@@ -23,6 +23,7 @@ from .parse import ParsedLora, parse_lora
 
 MAX_HEADER_BYTES = 16 * 2**20
 """Far above any real LoRA header (about 100 kB), far below what would strain a parser."""
+MAX_KEY_CHARACTERS = 500
 
 _DTYPES = {
     "F64": torch.float64,
@@ -96,10 +97,13 @@ def _parse_json(text: bytes, name: str) -> dict[str, Any]:
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} occurs twice")
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if len(key) > MAX_KEY_CHARACTERS or not key.isprintable():
+            raise ValueError(f"the key {key[:40]!r} is longer than {MAX_KEY_CHARACTERS} characters or not text")
+        if key in table:
+            raise ValueError(f"the key {key} occurs twice")
+        table[key] = value
     return table
 
 
@@ -114,5 +118,5 @@ def _tensor_info(key: str, entry: Any, data_bytes: int, name: str) -> TensorInfo
     if sound and dtype in _DTYPES:
         sound = math.prod(shape) * _DTYPES[dtype].itemsize == end - begin
     if not sound:
-        raise LoraUnreadable(f"{name}: the header's entry for {key} contradicts the file. {_DOWNLOAD_AGAIN}")
+        raise LoraUnreadable(f"{name}: the file is cut off or damaged: its header contradicts the file at {key}. {_DOWNLOAD_AGAIN}")
     return TensorInfo(tuple(shape), _DTYPES.get(dtype, dtype))

@@ -72,6 +72,8 @@ class EncodingCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({_TENSOR: tensor.contiguous()}, aside)
+            with open(aside, "r+b") as file:
+                os.fsync(file.fileno())
             os.replace(aside, path)
         except (OSError, SafetensorError) as error:
             aside.unlink(missing_ok=True)

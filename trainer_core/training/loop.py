@@ -198,7 +198,7 @@ def _train(
             run.step_done(report)
             on_step(report)
             history.require_stable()
-            if run.due(step + 1):
+            if run.due(step + 1) and step + 1 < settings.steps:
                 run.save(state)
         run.save(state)
     except BaseException:

@@ -9,6 +9,7 @@ A run folder appears together with its first checkpoint, so every run that can b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -22,8 +23,8 @@ from ..errors import CheckpointUnreadable, RunNotFound, SaveFailed, UserError
 from ..lora_files import LoraWeights, build_metadata, save_lora
 from ..model.adapters import Adapters
 from ..model.encode import TrainingData
-from ..paths import resolve_inside
-from ..storage import check_name, place_new_folder, remove_leftovers
+from ..paths import NameRejected, resolve_inside, shown, storable_parts
+from ..storage import place_new_folder, remove_leftovers
 from .checkpoints import (
     Checkpoint,
     checkpoint_files,
@@ -31,6 +32,7 @@ from .checkpoints import (
     delete_old_checkpoints,
     list_checkpoints,
     newest_checkpoint,
+    read_state_json,
     write_checkpoint,
 )
 from .facts import RunFacts, require_same, what_changed
@@ -45,6 +47,7 @@ INTERVAL_S = 600.0
 """Longest time between two checkpoints when no number of steps is set."""
 JOURNALED = ("loss", "smoothed_loss", "learning_rate", "grad_norm", "skipped", "seconds_per_step")
 """What the journal keeps of a step's report."""
+_TWINS_LOOKED_AT = 5
 RETRY_S = 60.0
 """Time until the next attempt after a checkpoint could not be written."""
 
@@ -80,17 +83,25 @@ def find_run(runs_folder: Path, name: str) -> Path:
     if folder.parent != resolve_inside(runs_folder, "") or not list_checkpoints(folder):
         known = list_runs(runs_folder)
         raise RunNotFound(
-            f"There is no run {name[:200]!r} in the {runs_folder.name} folder. "
+            f"There is no run {shown(name)} in the {runs_folder.name} folder. "
             + (f"Choose one of: {', '.join(known[:10])}." if known else "It holds none yet: start a new run.")
         )
     return folder
+
+
+def _check_name(name: str) -> None:
+    if storable_parts(name) != (name,):
+        raise NameRejected(
+            f"{shown(name)} cannot name a run: it leads into another folder. Use a name without slashes."
+        )
 
 
 class Run:
     """The run that is being trained. Holds no tensors of the device."""
 
     def __init__(self, place: RunPlace, facts: RunFacts, data: TrainingData, *, on_note: Callable[[str], None]) -> None:
-        """Raises `RunNotFound`, `CheckpointUnreadable` and `RunChanged`; a new run leaves nothing on disk yet."""
+        """Raises `RunNotFound`, `CheckpointUnreadable`, `RunChanged` and `NameRejected`; a new run leaves nothing on
+        disk yet."""
         self.place = place
         self.facts = facts
         self.folder: Path | None = None
@@ -106,7 +117,9 @@ class Run:
         if place.resume:
             self._open()
         else:
-            check_name(place.name)
+            _check_name(place.name)
+            if twin := self._unfinished_twin():
+                self.note(twin)
 
     def _open(self) -> None:
         folder = find_run(self.place.runs_folder, self.place.resume)
@@ -119,6 +132,21 @@ class Run:
         self._changes = changes.all
         self.facts = dataclasses.replace(self.facts, start_lora=before.start_lora)
         self.folder = folder
+
+    def _unfinished_twin(self) -> str:
+        """Words about a run of the same data and settings that was not finished, "" if there is none."""
+        for name in list_runs(self.place.runs_folder)[:_TWINS_LOOKED_AT]:
+            with contextlib.suppress(CheckpointUnreadable, OSError, IndexError):
+                written = read_state_json(list_checkpoints(self.place.runs_folder / name)[0])
+                before, step = RunFacts.from_json(written["facts"]), written["step"]
+                changes = what_changed(before, self.facts, step=step)
+                same = not changes.forbidden + changes.questionable and before.start_lora == self.facts.start_lora
+                if same and 0 < step < before.settings.steps:
+                    return (
+                        f"{name} has the same data and settings and stopped at step {step}. This is a new run; to go "
+                        f"on with that one instead, cancel and choose {name} under resume."
+                    )
+        return ""
 
     @property
     def name(self) -> str:
@@ -175,7 +203,7 @@ class Run:
             path = self._write(self.folder, now)
         except SaveFailed as error:
             self._save_at_s = time.monotonic() + RETRY_S
-            self.note(f"{error} The newest checkpoint of this run is that of step {self._saved_step}.")
+            self.note(f"{error} Training goes on; the newest checkpoint is that of step {self._saved_step}.")
             return
         self._saved, self._saved_step = path, now.step
         self._save_at_s = time.monotonic() + INTERVAL_S

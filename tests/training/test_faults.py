@@ -1,0 +1,531 @@
+"""Whatever goes wrong, and wherever: afterwards the run goes on and ends in the same weights as if nothing had been.
+
+Every fault also has to leave ComfyUI as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import pytest
+import torch
+from ideogram4_lora_trainer.trainer_core import storage
+from ideogram4_lora_trainer.trainer_core.config import TrainSettings
+from ideogram4_lora_trainer.trainer_core.errors import DoesNotFit, NonFinite, TrainingDataMismatch, UserError
+from ideogram4_lora_trainer.trainer_core.model import frozen, network
+from ideogram4_lora_trainer.trainer_core.training import checkpoints, loop
+from ideogram4_lora_trainer.trainer_core.training import run as run_module
+from ideogram4_lora_trainer.trainer_core.training.journal import Journal, read_journal
+from networks import place_under, snapshot, training_data, unchanged
+
+SETTINGS = TrainSettings(
+    steps=6, rank=2, learning_rate=1e-3, warmup_steps=0, gradient_accumulation=2, checkpoint_every=2, keep_checkpoints=1
+)
+FAULT_STEP = 3
+"""Faults happen in the fourth step: two are in a checkpoint, one more is done."""
+
+
+class Cancel(Exception):
+    pass
+
+
+class HardCancel(BaseException):
+    pass
+
+
+class PowerCut(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def patcher(tiny_model: Callable[..., Any]) -> Any:
+    return tiny_model("bf16")
+
+
+@pytest.fixture(scope="module")
+def data(patcher: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return training_data(tmp_path_factory.mktemp("cache"), patcher, count=5, size=(64, 64), lengths=(5, 9, 7))
+
+
+@pytest.fixture
+def train(patcher: Any, data: Any, tmp_path: Path) -> Callable[..., Any]:
+    def run(folder: Path = tmp_path, *, settings: TrainSettings = SETTINGS, **options: Any) -> Any:
+        place = place_under(folder, **{key: options.pop(key) for key in ("resume",) if key in options})
+        with torch.inference_mode():
+            return loop.train(patcher, options.pop("data", data), settings, place, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(patcher: Any, data: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with torch.inference_mode():
+        loop.train(patcher, data, SETTINGS, place_under(folder))
+    return result(folder)
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Losses and the hashes of weights and optimiser of the newest checkpoint of the only run."""
+    (run,) = (path for path in (folder / "runs").iterdir() if not path.name.startswith("."))
+    state = checkpoints.read_state_json(checkpoints.list_checkpoints(run)[0])
+    return {key: state[key] for key in ("step", "losses", "sha256")}
+
+
+def no_partial_files(folder: Path) -> bool:
+    """Every checkpoint that can be seen is whole, and every LoRA loads."""
+    for run in (folder / "runs").iterdir():
+        for path in checkpoints.list_checkpoints(run):
+            checkpoints.read_checkpoint(path)
+    return True
+
+
+# ---- faults in memory, in the numbers, and by the user -------------------------------------------------------
+
+
+@contextlib.contextmanager
+def fault(target: Any, name: str, act: Callable[..., Any], *, at_call: int, times: int = 1) -> Iterator[None]:
+    """From the `at_call`-th call of `target.name` on, call `act(original, *args)` instead, `times` times."""
+    calls = 0
+    original = getattr(target, name)
+
+    def replaced(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if at_call <= calls < at_call + times:
+            return act(original, *args, **options)
+        return original(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, replaced)
+        yield
+
+
+def raising(error: type[BaseException], message: str = "CUDA out of memory. Tried to allocate 2.00 GiB.") -> Any:
+    def act(*_args: Any, **_options: Any) -> Any:
+        raise error(message)
+
+    return act
+
+
+def half_then(error: type[BaseException]) -> Any:
+    """An optimiser that has changed some weights already when it fails."""
+
+    def act(_original: Any, optimizer: torch.optim.Optimizer, *_args: Any) -> Any:
+        with torch.no_grad():
+            for parameter in optimizer.param_groups[0]["params"][:7]:
+                parameter.add_(1.0)
+        raise error("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    return act
+
+
+PER_STEP = SETTINGS.gradient_accumulation
+CHECK_BATCHES = 4
+CHECK_FORWARDS = 6
+ADAPTED = 10
+"""Adapted layers of the tiny model."""
+CHECK_BACKWARDS = 1
+
+# Stage to (object, attribute, number of the call that belongs to the second forward of the fault's step).
+STAGES: dict[str, tuple[Any, str, int]] = {
+    "opening the model": (network, "frozen_copy", 1),
+    "placing adapters": (loop, "inject_adapters", 1),
+    "the check before step 1": (loop, "self_check", 1),
+    "the first checkpoint": (run_module, "checkpoint_files", 1),
+    "making a batch": (loop, "make_batch", FAULT_STEP * PER_STEP + 2),
+    "forward": (network.Network, "velocity", CHECK_FORWARDS + FAULT_STEP * PER_STEP + 2),
+    "loss": (loop, "velocity_loss", FAULT_STEP * PER_STEP + 2),
+    "backward": (torch.Tensor, "backward", CHECK_BACKWARDS + FAULT_STEP * PER_STEP + 2),
+    "inside a layer's backward": (
+        frozen.AdaptedLinearFunction,
+        "backward",
+        ADAPTED * (CHECK_BACKWARDS + FAULT_STEP * PER_STEP + 1) + 4,
+    ),
+    "clipping": (loop, "clip_gradients", FAULT_STEP + 1),
+    "optimiser": (torch.optim.AdamW, "step", FAULT_STEP + 1),
+    "reporting": (run_module.Run, "step_done", FAULT_STEP + 1),
+    "capturing": (loop, "capture", 1),
+    "saving": (run_module, "write_checkpoint", 2),
+    "deleting old checkpoints": (run_module, "delete_old_checkpoints", 2),
+    "the result": (loop, "trained_weights", 1),
+}
+
+
+@pytest.fixture
+def disturbed(
+    train: Callable[..., Any], patcher: Any, undisturbed: dict[str, Any], tmp_path: Path
+) -> Callable[..., None]:
+    """Train under a fault, check what is left, go on without it, and compare with the undisturbed run."""
+
+    def check(
+        broken: contextlib.AbstractContextManager[Any], expected: type[BaseException] | None, **options: Any
+    ) -> None:
+        before = snapshot(patcher)
+        with broken:
+            if expected is None:
+                train(**options)
+            else:
+                with pytest.raises(expected):
+                    train(**options)
+        assert unchanged(before, snapshot(patcher))
+        runs = run_module.list_runs(tmp_path / "runs")
+        if runs:
+            assert no_partial_files(tmp_path)
+            train(resume=runs[0])
+        else:
+            train()
+        assert result(tmp_path) == undisturbed
+
+    return check
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_out_of_memory_once_while_there_is_a_smaller_mode(disturbed: Callable[..., None], stage: str) -> None:
+    """The run frees memory, steps down and ends well by itself."""
+    target, name, at_call = STAGES[stage]
+    settings = dataclasses.replace(SETTINGS, gradient_checkpointing=False)
+    disturbed(fault(target, name, raising(torch.OutOfMemoryError), at_call=at_call), None, settings=settings)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_out_of_memory_in_the_last_mode(disturbed: Callable[..., None], stage: str) -> None:
+    target, name, at_call = STAGES[stage]
+    disturbed(fault(target, name, raising(torch.OutOfMemoryError), at_call=at_call), DoesNotFit)
+
+
+@pytest.mark.parametrize("error", [Cancel, HardCancel], ids=["Exception", "BaseException"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_cancelled(
+    disturbed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, stage: str, error: type[BaseException]
+) -> None:
+    """As ComfyUI raises its interrupt, in older versions and in newer ones."""
+    monkeypatch.setattr(comfy.model_management, "InterruptProcessingException", error)
+    target, name, at_call = STAGES[stage]
+    disturbed(fault(target, name, raising(error), at_call=at_call), error)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_an_optimiser_that_fails_half_way_is_not_saved(disturbed: Callable[..., None], error: Any) -> None:
+    expected = DoesNotFit if error is torch.OutOfMemoryError else KeyboardInterrupt
+    disturbed(fault(torch.optim.AdamW, "step", half_then(error), at_call=FAULT_STEP + 1), expected)
+
+
+def nan_gradient(original: Any, parameters: list[Any], max_norm: float) -> float:
+    parameters[3].grad[0, 0] = float("nan")
+    return original(parameters, max_norm)
+
+
+def nan_weight(original: Any, *args: Any) -> Any:
+    done = original(*args)
+    with torch.no_grad():
+        args[0].param_groups[0]["params"][2][0, 0] = float("nan")
+    return done
+
+
+def nan_moment(original: Any, *args: Any) -> Any:
+    done = original(*args)
+    args[0].state[args[0].param_groups[0]["params"][2]]["exp_avg_sq"][0, 0] = float("inf")
+    return done
+
+
+NUMBERS = {
+    "loss": fault(loop, "velocity_loss", lambda f, *a: f(*a) * float("nan"), at_call=7, times=6),
+    "gradient": fault(loop, "clip_gradients", nan_gradient, at_call=FAULT_STEP + 1, times=3),
+    "prediction": fault(
+        network.Network, "velocity", lambda f, *a: f(*a) / 0.0, at_call=CHECK_FORWARDS + 2 * FAULT_STEP + 1, times=6
+    ),
+    "weight": fault(torch.optim.AdamW, "step", nan_weight, at_call=FAULT_STEP),
+    "moment": fault(torch.optim.AdamW, "step", nan_moment, at_call=FAULT_STEP + 1),
+}
+
+
+@pytest.mark.parametrize("where", NUMBERS)
+def test_numbers_that_are_not_finite_stop_the_run_at_the_last_good_state(
+    disturbed: Callable[..., None], where: str
+) -> None:
+    disturbed(NUMBERS[where], NonFinite)
+
+
+@pytest.mark.parametrize("what", ["latent", "text"])
+def test_nan_in_the_cached_data(
+    train: Callable[..., Any], undisturbed: dict[str, Any], data: Any, patcher: Any, tmp_path: Path, what: str
+) -> None:
+    own = training_data(tmp_path / "cache", patcher, count=5, size=(64, 64), lengths=(5, 9, 7))
+    victim = own.items[loop.plan_step(SETTINGS, FAULT_STEP, 5, 64, 64)[1].items[0]]
+    key = victim.latent_key if what == "latent" else victim.text_key
+    tensor = own.cache.load(key).clone()
+    tensor.view(-1)[5] = float("nan")
+    own.cache.store(key, tensor)
+    with pytest.raises(TrainingDataMismatch, match=r"NaN .*Run again: it will be encoded anew"):
+        train(data=own)
+    assert key not in own.cache
+    (run,) = run_module.list_runs(tmp_path / "runs") or [""]
+    train(resume=run)
+    assert result(tmp_path) == undisturbed
+
+
+def test_another_workflow_takes_the_model_away(disturbed: Callable[..., None]) -> None:
+    def evict(original: Any, *args: Any) -> Any:
+        comfy.model_management.unload_all_models()
+        return original(*args)
+
+    disturbed(fault(loop, "make_batch", evict, at_call=CHECK_BATCHES + 3), None)
+
+
+def test_cancel_by_comfyui_itself_names_what_was_saved(
+    train: Callable[..., Any], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    def press(report: Any) -> None:
+        if report.step == 3:
+            comfy.model_management.interrupt_current_processing()
+
+    notes: list[str] = []
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(on_step=press, on_note=notes.append)
+    words = (
+        "Stopped at step 3 of 6. The LoRA so far is loras/ideogram4_00001_step_000003.safetensors. To go on from "
+        "there, choose ideogram4_00001 under resume and run again."
+    )
+    assert notes[-1] == words
+    assert (tmp_path / "loras" / "ideogram4_00001_step_000003.safetensors").is_file()
+    stopped = read_journal(tmp_path / "runs" / "ideogram4_00001")[-2]
+    assert (stopped["event"], stopped["reason"], stopped["message"]) == ("stopped", "cancelled", words)
+    train(resume="ideogram4_00001")
+    assert result(tmp_path) == undisturbed
+
+
+def test_messages_of_failures_name_what_was_saved(train: Callable[..., Any], tmp_path: Path) -> None:
+    with NUMBERS["loss"], pytest.raises(NonFinite) as caught:
+        train()
+    assert "unstable" in str(caught.value) and "Stopped at step 3 of 6" in str(caught.value)
+    assert "loras/ideogram4_00001_step_000003.safetensors" in str(caught.value)
+    assert caught.value.code == "non_finite"
+    with (
+        fault(loop, "clip_gradients", raising(torch.OutOfMemoryError), at_call=2),
+        pytest.raises(DoesNotFit, match=r"64x64 with batch size 1 and rank 2 .*Stopped at step 4 of 6\..*resume"),
+    ):
+        train(resume="ideogram4_00001")
+
+
+def test_a_defect_of_ours_is_shown_as_it_is_and_loses_nothing(
+    disturbed: Callable[..., None],
+) -> None:
+    disturbed(fault(loop, "clip_gradients", raising(RuntimeError, "boom"), at_call=FAULT_STEP + 1), RuntimeError)
+
+
+# ---- faults of the disk --------------------------------------------------------------------------------------
+
+
+class Disk:
+    """The disk operations of saving, counted, any of which can fail.
+
+    `full` makes the n-th operation and all later ones fail with "no space left". `cut` makes the n-th raise
+    `PowerCut` and all later ones too, since a machine without power writes nothing more; afterwards `lose` takes away
+    what was not synced by then: files are cut in half, and renames whose folder was not synced are undone if asked.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.operations: list[str] = []
+        self.fail_at = 0
+        self.kind = ""
+        self._unsynced_files: set[Path] = set()
+        self._unsynced_renames: list[tuple[Path, Path]] = []
+
+    def __call__(self, name: str) -> None:
+        self.operations.append(name)
+        if self.fail_at and len(self.operations) >= self.fail_at:
+            if self.kind == "cut":
+                raise PowerCut(name)
+            if name != "delete":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Disk]:
+        real_open, real_fsync, real_rmtree = open, os.fsync, storage.shutil.rmtree
+        real_mkdir, real_rename, real_journal = Path.mkdir, Path.rename, Journal.write
+
+        def own(path: Path) -> bool:
+            return self.root in Path(path).parents
+
+        def open_(path: Any, mode: str = "r") -> Any:
+            if own(path) and "x" in mode:
+                self("create")
+                self._unsynced_files.add(Path(path))
+                return _File(real_open(path, mode), self)
+            return real_open(path, mode)
+
+        def fsync(descriptor: int) -> None:
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if not own(path):
+                return real_fsync(descriptor)
+            self("sync folder" if path.is_dir() else "sync file")
+            self._unsynced_files.discard(path)
+            self._unsynced_renames = [pair for pair in self._unsynced_renames if pair[1].parent != path]
+            return real_fsync(descriptor)
+
+        def mkdir(path: Path, *args: Any, **options: Any) -> None:
+            if own(path) and not path.exists():
+                self("mkdir")
+            real_mkdir(path, *args, **options)
+
+        def rename(path: Path, target: Path) -> Path:
+            if own(path):
+                self("rename")
+                self._unsynced_renames.append((path, target))
+                self._unsynced_files = {
+                    target / file.relative_to(path) if path in file.parents else file for file in self._unsynced_files
+                }
+            return real_rename(path, target)
+
+        def rmtree(path: Any, **options: Any) -> None:
+            if own(path) and Path(path).exists():
+                self("delete")
+            real_rmtree(path, **options)
+
+        def journal(own_journal: Journal, event: str, **values: Any) -> bool:
+            try:
+                self("journal")
+            except OSError:
+                return False
+            return real_journal(own_journal, event, **values)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(storage, "open", open_, raising=False)
+            patch.setattr(os, "fsync", fsync)
+            patch.setattr(Path, "mkdir", mkdir)
+            patch.setattr(Path, "rename", rename)
+            patch.setattr(storage.shutil, "rmtree", rmtree)
+            patch.setattr(Journal, "write", journal)
+            yield self
+
+    def lose(self, *, renames: bool) -> None:
+        """What a power cut takes."""
+        if renames:
+            for old, new in reversed(self._unsynced_renames):
+                if new.exists() and old.parent.exists():
+                    new.rename(old)
+        for path in self._unsynced_files:
+            if path.exists():
+                with open(path, "r+b") as file:
+                    file.truncate(path.stat().st_size // 2)
+
+
+class _File:
+    """A file whose writing can fail half-way."""
+
+    def __init__(self, file: Any, disk: Disk) -> None:
+        self._file, self._disk = file, disk
+
+    def writelines(self, pieces: Any) -> None:
+        content = b"".join(pieces)
+        self._file.write(content[: len(content) // 2])
+        self._disk("write")
+        self._file.write(content[len(content) // 2 :])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path)
+
+
+OPERATIONS = 20
+"""From the last step before the second checkpoint of a run to the first step after it."""
+
+
+def arm_before_second_checkpoint(disk: Disk, operation: int, kind: str) -> Callable[[Any], None]:
+    def on_step(report: Any) -> None:
+        if report.step == 4:
+            disk.operations.clear()
+            disk.fail_at, disk.kind = operation, kind
+
+    return on_step
+
+
+def test_the_operations_of_a_checkpoint_are_those_that_are_broken_below(train: Callable[..., Any], disk: Disk) -> None:
+    counts: list[int] = []
+
+    def on_step(report: Any) -> None:
+        if report.step == 4:
+            disk.operations.clear()
+        if report.step == 5:
+            counts.append(len(disk.operations))
+
+    with disk.watched():
+        train(on_step=on_step)
+    assert counts == [OPERATIONS], disk.operations[: counts[0]]
+    assert {"create", "write", "sync file", "sync folder", "mkdir", "rename", "delete", "journal"} <= {
+        *disk.operations[: counts[0]]
+    }
+
+
+@pytest.mark.parametrize("operation", range(1, OPERATIONS + 1))
+def test_a_disk_that_is_full_from_any_moment_on(
+    train: Callable[..., Any], undisturbed: dict[str, Any], disk: Disk, tmp_path: Path, operation: int
+) -> None:
+    """Training goes on and hands its LoRA over; only what can be done again is missing."""
+    notes: list[str] = []
+    with disk.watched():
+        trained = train(on_step=arm_before_second_checkpoint(disk, operation, "full"), on_note=notes.append)
+    assert len(trained.losses) == 6
+    assert result(tmp_path)["step"] == 6 or any("the disk of" in n and "newest checkpoint is" in n for n in notes)
+    assert no_partial_files(tmp_path)
+    train(resume=trained.run)
+    assert result(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("renames", [False, True], ids=["renames kept", "renames lost"])
+@pytest.mark.parametrize("operation", range(1, OPERATIONS + 1))
+def test_a_power_cut_at_any_moment(
+    train: Callable[..., Any], undisturbed: dict[str, Any], disk: Disk, tmp_path: Path, operation: int, renames: bool
+) -> None:
+    with disk.watched(), pytest.raises(PowerCut):
+        train(on_step=arm_before_second_checkpoint(disk, operation, "cut"))
+    disk.lose(renames=renames)
+    (run,) = run_module.list_runs(tmp_path / "runs")
+    train(resume=run)
+    assert result(tmp_path) == undisturbed
+
+
+def test_a_full_disk_at_the_end_of_a_cancelled_run(
+    train: Callable[..., Any], undisturbed: dict[str, Any], disk: Disk, tmp_path: Path
+) -> None:
+    def on_step(report: Any) -> None:
+        if report.step == 3:
+            disk.fail_at, disk.kind = 1, "full"
+            raise HardCancel
+
+    notes: list[str] = []
+    with disk.watched(), pytest.raises(HardCancel):
+        train(on_step=on_step, on_note=notes.append)
+    assert "Stopped at step 2 of 6. Its LoRA could not be written" in notes[-1]
+    train(resume="ideogram4_00001")
+    assert result(tmp_path) == undisturbed
+
+
+def test_faults_are_many(request: pytest.FixtureRequest) -> None:
+    assert len(STAGES) * 4 + len(NUMBERS) + OPERATIONS * 3 >= 40
+
+
+def test_every_user_error_keeps_its_code(train: Callable[..., Any]) -> None:
+    """What is saved is added to the message; programs tell errors apart by their code."""
+    with fault(loop, "clip_gradients", raising(NonFinite, "x"), at_call=2), pytest.raises(UserError) as caught:
+        train()
+    assert caught.value.code == "non_finite" and str(caught.value).startswith("x Stopped at step 1 of 6.")
