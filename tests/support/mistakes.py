@@ -352,3 +352,69 @@ def lora_gone(server: SimpleNamespace) -> Graph:
     }
     node(graph, "Ideogram4LoadLoRA")["lora_name"] = ["any", 0]
     return graph
+
+
+# ---- resuming ------------------------------------------------------------------------------------------------
+
+RUN = "mistakes_00001"
+
+
+def resuming(server: SimpleNamespace, **inputs: Any) -> Graph:
+    """A graph that would continue a finished run of two steps, but for `inputs` of the train node."""
+    graph = good(server)
+    node(graph, "Ideogram4TrainLoRA")["run_name"] = "mistakes"
+    if not (server.output / "ideogram4_runs" / RUN).is_dir():
+        server.client.run(graph)
+    node(graph, "Ideogram4TrainLoRA").update({"resume": RUN, **inputs})
+    return graph
+
+
+@mistake("Another learning rate for a run that is resumed")
+def other_rate(server: SimpleNamespace) -> Graph:
+    return resuming(server, steps=4, learning_rate=1e-4)
+
+
+@mistake("Another rank for a run that is resumed")
+def other_rank(server: SimpleNamespace) -> Graph:
+    return resuming(server, rank=16)
+
+
+@mistake("Fewer steps than the run has done")
+def fewer_steps(server: SimpleNamespace) -> Graph:
+    return resuming(server, steps=1)
+
+
+@mistake("An image was added to the dataset of a run that is resumed")
+def another_image(server: SimpleNamespace) -> Graph:
+    graph = resuming(server)
+    node(graph, "Ideogram4LoadDataset")["dataset"] = server.client.upload("more.zip", dataset_zip(4))
+    return graph
+
+
+@mistake("A run that was deleted")
+def deleted_run(server: SimpleNamespace) -> str:
+    from ideogram4_lora_trainer.trainer_core.errors import RunNotFound
+    from ideogram4_lora_trainer.trainer_core.training.run import find_run
+
+    # The message lists the runs that are there, which on the server depends on other tests.
+    with pytest.raises(RunNotFound) as caught:
+        find_run(server.base / "deleted" / "ideogram4_runs", "ideogram4_00007")
+    return f"Ideogram 4 Train LoRA: {caught.value}"
+
+
+@mistake("A run name with a slash")
+def run_name_with_slash(server: SimpleNamespace) -> Graph:
+    graph = good(server)
+    node(graph, "Ideogram4TrainLoRA")["run_name"] = "cats/second try"
+    return graph
+
+
+@mistake("A run begins with a LoRA of higher rank")
+def start_from_higher_rank(server: SimpleNamespace) -> Graph:
+    key = "diffusion_model.layers.0.attention.o"
+    tensors = {f"{key}.lora_A.weight": torch.zeros(64, 256), f"{key}.lora_B.weight": torch.zeros(256, 64)}
+    (server.output / "loras").mkdir(parents=True, exist_ok=True)
+    (server.output / "loras" / "rank64.safetensors").write_bytes(save(tensors))
+    graph = good(server)
+    node(graph, "Ideogram4TrainLoRA")["start_from_lora"] = "rank64.safetensors"
+    return graph

@@ -46,6 +46,7 @@ _FOREIGN = {
     b"\xfd7zXZ": "an xz file",
     b"BZh": "a bzip2 file",
 }
+_WEB_PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def open_zip(source: Path | bytes, label: str) -> ZipContainer:
     """Judge a zip on disk or in memory. Raises `DatasetUnreadable`."""
     try:
         with _opened(source) as handle:
-            _check_not_foreign(handle.read(8))
+            _check_not_foreign(handle.read(64))
             entries = read_directory(handle)
     except Refused as refusal:
         raise DatasetUnreadable(f"{label} cannot be used as a dataset: {refusal}.") from None
@@ -99,6 +100,8 @@ def _check_not_foreign(start: bytes) -> None:
     for signature, what in _FOREIGN.items():
         if start.startswith(signature):
             raise Refused(f"it is {what}; make a zip")
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE_STARTS):
+        raise Refused("it is a web page; use the address of the zip itself, which a download button leads to")
 
 
 def _entry_chunks(handle: BinaryIO, entry: ZipEntry) -> Iterator[bytes]:

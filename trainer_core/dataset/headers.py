@@ -113,6 +113,8 @@ def read_header(chunks: Iterator[bytes]) -> ImageHeader:
     elif start == b"RIFF":
         header = _webp_header(reader)
     else:
+        if start[:3] == b"\0\0\0" and reader.take(4) == b"ftyp":
+            raise Refused("is a HEIC or AVIF photo, whatever its name says; export it as JPEG or PNG")
         raise Refused("is not a PNG, JPEG or WebP image, whatever its name says; save it as one")
     _check_size(header.stored_width, header.stored_height)
     return header

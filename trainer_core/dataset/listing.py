@@ -46,6 +46,9 @@ class Listing:
     skipped: tuple[Skipped, ...]
 
 
+UNMATCHED = "caption without an image of the same base name"
+
+
 def sort_files(files: Iterable[StoredFile]) -> Listing:
     """Pair images with captions inside their folder, and give a reason for everything else."""
     ordered = sorted(files, key=lambda file: names.natural_key(file.name))
@@ -59,7 +62,7 @@ def sort_files(files: Iterable[StoredFile]) -> Listing:
         if names.stem_of(file.name) in stems:
             captions[names.stem_of(file.name)] = file
         else:
-            reasons[file.name] = "caption without an image of the same base name"
+            reasons[file.name] = UNMATCHED
     skipped = tuple(Skipped(name, reason) for name, reason in reasons.items() if reason)
     return Listing(images, captions, skipped)
 
@@ -76,6 +79,8 @@ def _reason_to_skip(file: StoredFile) -> str:
         return ""
     if suffix in names.ARCHIVE_SUFFIXES:
         return "archive inside the dataset: not opened"
+    if suffix in names.PHONE_SUFFIXES:
+        return "HEIC or AVIF photo: export it as JPEG or PNG"
     return "neither a .png, .jpg, .jpeg or .webp image nor a .txt caption"
 
 

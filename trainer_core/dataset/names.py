@@ -17,6 +17,7 @@ from .refusal import Refused
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CAPTION_SUFFIX = ".txt"
+PHONE_SUFFIXES = (".heic", ".heif", ".avif")
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 
 MAX_NAME_BYTES = 1024

@@ -15,7 +15,7 @@ from .dataset import CaptionSource, Container, Dataset, Item, read_whole
 from .folder import open_folder
 from .headers import read_header
 from .images import MAX_IMAGE_BYTES
-from .listing import Listing, StoredFile, flattening_warnings, sort_files
+from .listing import UNMATCHED, Listing, StoredFile, flattening_warnings, sort_files
 from .messages import MAX_NAMED, name_some
 from .names import stem_of
 from .refusal import Refused
@@ -123,6 +123,11 @@ def _check_time(label: str, images: tuple[StoredFile, ...], deadline: float) -> 
 # ---- captions ------------------------------------------------------------------------------------------------
 
 
+def _unmatched(listing: Listing) -> str:
+    names = [skipped.name for skipped in listing.skipped if skipped.reason == UNMATCHED]
+    return f" Captions that match no image: {name_some(names)}." if names else ""
+
+
 def _captions(
     container: Container, listing: Listing, default: str, deadline: float, *, force: bool
 ) -> list[tuple[str, CaptionSource]]:
@@ -142,7 +147,7 @@ def _captions(
         count = f"{len(missing)} of {len(listing.images)} images"
         raise MissingCaptions(
             f"{container.label}: {count} without a caption: {name_some(missing)}. "
-            "Put a .txt with the same base name beside each, or set default_caption."
+            f"Put a .txt with the same base name beside each, or set default_caption.{_unmatched(listing)}"
         )
     return captions
 

@@ -106,7 +106,7 @@ def fetch_dataset(
 def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
     header, comma, text = uri.partition(",")
     if not comma or not header.lower().endswith(";base64"):
-        raise Refused("is not base64; write data:application/zip;base64,...")
+        raise Refused("is not base64; begin it with data:application/zip;base64, and go on with the encoded zip")
     if len(text) > max_bytes * 4 // 3 + 4:
         raise Refused(f"is larger than {max_bytes:,} bytes; upload the zip instead")
     try:
@@ -157,7 +157,7 @@ def _shown(url: str) -> str:
     """A URL for messages: without its query, which may hold a signature, and without credentials."""
     try:
         parts = urlsplit(url)
-        text = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+        text = f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else parts.path
     except ValueError:
         text = "given"
     return ascii(text[:200])[1:-1]

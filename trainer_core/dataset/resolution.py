@@ -56,7 +56,7 @@ def resolve_resolution(dataset: Dataset, resolution: str, custom: str = "", *, m
     size = _SIZE.fullmatch(text)
     if size is None:
         choices = ", ".join(("auto", *PRESETS))
-        raise ResolutionRejected(f"{text!r} is no resolution. Use {choices}, or WIDTHxHEIGHT such as 1280x768.")
+        raise ResolutionRejected(f"{text[:60]!r} is no resolution. Use {choices}, or WIDTHxHEIGHT such as 1280x768.")
     return _checked(int(size[1]), int(size[2]), "custom size", min_side)
 
 
@@ -88,7 +88,8 @@ def _auto(dataset: Dataset, min_side: int) -> Resolution:
 def _checked(width: int, height: int, reason: str, min_side: int) -> Resolution:
     faults = []
     if width % SIDE_MULTIPLE or height % SIDE_MULTIPLE:
-        faults.append(f"both sides must be multiples of {SIDE_MULTIPLE}")
+        near = "x".join(str(max(1, round(side / SIDE_MULTIPLE)) * SIDE_MULTIPLE) for side in (width, height))
+        faults.append(f"both sides must be multiples of {SIDE_MULTIPLE} (nearest: {near})")
     if min(width, height) < min_side:
         faults.append(f"no side may be below {min_side}")
     if width > MAX_WIDTH:

@@ -5,7 +5,7 @@ from .export import comfy_state_dict, export_lora
 from .match import Match, match_modules
 from .metadata import build_metadata
 from .parse import ParsedLora, parse_lora
-from .read import read_lora
+from .read import read_header, read_lora
 from .record import TrainingRecord
 from .tensor_file import tensor_file
 from .weights import LoraWeights
@@ -22,6 +22,7 @@ __all__ = [
     "export_lora",
     "match_modules",
     "parse_lora",
+    "read_header",
     "read_lora",
     "save_config",
     "save_lora",

@@ -122,8 +122,8 @@ def _locate_all(bases: Iterable[str], name: str) -> dict[str, LayerName]:
     foreign = [base for base, layer in located.items() if layer is None]
     if len(foreign) == len(located):
         raise LoraMismatch(
-            f"{name} was made for another model: none of its {len(located)} layers is one of Ideogram 4's "
-            f"({some_of(foreign, 3)}). Choose a LoRA for Ideogram 4."
+            f"{name} was made for another model: its layers ({some_of(foreign, 3)}) are not Ideogram 4's. "
+            "Choose a LoRA for Ideogram 4."
         )
     if foreign:
         raise LoraMismatch(

@@ -46,7 +46,7 @@ def match_modules(
     if wrong:
         reasons.append(f"{len(wrong)} of another size: {some_of(wrong)}")
     raise LoraMismatch(
-        f"{name} does not fit this model: {fitting or 'none'} of its {len(modules)} modules matched"
+        f"{name} does not fit this model: {fitting} of {len(modules)} modules matched"
         f"{''.join(f'; {reason}' for reason in reasons)}. Nothing was applied. "
         "Choose a LoRA that was trained for Ideogram 4, or connect the model that it was trained on."
     )

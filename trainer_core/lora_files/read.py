@@ -43,7 +43,7 @@ def read_lora(path: Path) -> ParsedLora:
     Raises `LoraUnreadable` or `LoraMismatch` with the file's name.
     """
     try:
-        tensors, metadata = _read_header(path)
+        tensors, metadata = read_header(path)
         plan_pairs(tensors, path.name)
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             state_dict = {key: file.get_tensor(key).clone() for key in tensors}
@@ -56,8 +56,11 @@ def read_lora(path: Path) -> ParsedLora:
     return parse_lora(state_dict, metadata, name=path.name)
 
 
-def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Names, shapes and dtypes of the tensors, and the `__metadata__`."""
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Names, shapes and dtypes of the tensors in a safetensors file, and its `__metadata__`.
+
+    Raises `LoraUnreadable` for a header that is broken, hostile or contradicts the file, and OSError.
+    """
     if path.suffix.lower() != ".safetensors":
         raise LoraUnreadable(f"{path.name} is not a .safetensors file. Only safetensors LoRA files are read.")
     with open(path, "rb") as file:
@@ -118,5 +121,7 @@ def _tensor_info(key: str, entry: Any, data_bytes: int, name: str) -> TensorInfo
     if sound and dtype in _DTYPES:
         sound = math.prod(shape) * _DTYPES[dtype].itemsize == end - begin
     if not sound:
-        raise LoraUnreadable(f"{name}: the file is cut off or damaged: its header contradicts the file at {key}. {_DOWNLOAD_AGAIN}")
+        raise LoraUnreadable(
+            f"{name} is cut off or damaged: its header contradicts the file at {key}. {_DOWNLOAD_AGAIN}"
+        )
     return TensorInfo(tuple(shape), _DTYPES.get(dtype, dtype))

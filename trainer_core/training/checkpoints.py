@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointUnreadable, UserError
-from ..lora_files import comfy_state_dict, read_lora, tensor_file
+from ..lora_files import LoraWeights, comfy_state_dict, read_header, read_lora, tensor_file
 from ..storage import Pieces, place_new_folder, remove_folder
 from .state import RunState
 
@@ -114,8 +114,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         state = RunState(
             losses=tuple(written["losses"]),
             seconds=float(written["seconds"]),
-            adapter=read_lora(folder / ADAPTER).modules,
-            optimizer=_read_tensors(folder / OPTIMIZER),
+            adapter=(adapter := read_lora(folder / ADAPTER).modules),
+            optimizer=_read_optimizer(folder / OPTIMIZER, adapter),
         )
     except (OSError, UserError, safetensors.SafetensorError) as error:
         raise CheckpointUnreadable(
@@ -152,12 +152,18 @@ def _is_finite_number(value: object) -> bool:
         return False
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_optimizer(path: Path, adapter: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
+    """The optimiser's tensors, each of which is a number or as large as the matrix that it belongs to."""
+    shapes = {f"{module}.down": tuple(weights.down.shape) for module, weights in adapter.items()}
+    shapes |= {f"{module}.up": tuple(weights.up.shape) for module, weights in adapter.items()}
+    for key, info in read_header(path)[0].items():
+        if info.dtype != torch.float32 or info.shape not in ((), shapes.get(key.rpartition(".")[0])):
+            raise CheckpointUnreadable(f"{path.name}: {key} belongs to no matrix of the adapter")
     with safetensors.safe_open(path, framework="pt", device="cpu") as file:
         tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
     for key, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or not tensor.isfinite().all():
-            raise CheckpointUnreadable(f"{path.name}: {key} is not made of finite fp32 numbers")
+        if not tensor.isfinite().all():
+            raise CheckpointUnreadable(f"{path.name}: {key} holds NaN or infinite values")
     return tensors
 
 
