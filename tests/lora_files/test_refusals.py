@@ -186,9 +186,7 @@ def test_match_refuses_in_part_and_in_whole() -> None:
     fits = {"layers.0.attention.o": weights(8, 8)}
     deeper = {f"layers.{block}.attention.o": weights(8, 8) for block in range(20, 34)}
     message = refusal(LoraMismatch, lambda: match_modules(fits | deeper, SHAPES, name="deep.safetensors"))
-    assert message.startswith(
-        "deep.safetensors does not fit this model: 1 of 15 modules matched; 14 not in the model"
-    )
+    assert message.startswith("deep.safetensors does not fit this model: 1 of 15 modules matched; 14 not in the model")
     assert "layers.29.attention.o and 4 more" in message
     assert "Nothing was applied. Choose" in message
     assert "0 of 14 modules matched" in refusal(LoraMismatch, lambda: match_modules(deeper, SHAPES))

@@ -236,14 +236,14 @@ def nan_moment(original: Any, *args: Any) -> Any:
     return done
 
 
-NUMBERS = {
-    "loss": fault(loop, "velocity_loss", lambda f, *a: f(*a) * float("nan"), at_call=7, times=6),
-    "gradient": fault(loop, "clip_gradients", nan_gradient, at_call=FAULT_STEP + 1, times=3),
-    "prediction": fault(
+NUMBERS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "loss": lambda: fault(loop, "velocity_loss", lambda f, *a: f(*a) * float("nan"), at_call=7, times=6),
+    "gradient": lambda: fault(loop, "clip_gradients", nan_gradient, at_call=FAULT_STEP + 1, times=3),
+    "prediction": lambda: fault(
         network.Network, "velocity", lambda f, *a: f(*a) / 0.0, at_call=CHECK_FORWARDS + 2 * FAULT_STEP + 1, times=6
     ),
-    "weight": fault(torch.optim.AdamW, "step", nan_weight, at_call=FAULT_STEP),
-    "moment": fault(torch.optim.AdamW, "step", nan_moment, at_call=FAULT_STEP + 1),
+    "weight": lambda: fault(torch.optim.AdamW, "step", nan_weight, at_call=FAULT_STEP),
+    "moment": lambda: fault(torch.optim.AdamW, "step", nan_moment, at_call=FAULT_STEP + 1),
 }
 
 
@@ -251,7 +251,7 @@ NUMBERS = {
 def test_numbers_that_are_not_finite_stop_the_run_at_the_last_good_state(
     disturbed: Callable[..., None], where: str
 ) -> None:
-    disturbed(NUMBERS[where], NonFinite)
+    disturbed(NUMBERS[where](), NonFinite)
 
 
 @pytest.mark.parametrize("what", ["latent", "text"])
@@ -303,7 +303,7 @@ def test_cancel_by_comfyui_itself_names_what_was_saved(
 
 
 def test_messages_of_failures_name_what_was_saved(train: Callable[..., Any], tmp_path: Path) -> None:
-    with NUMBERS["loss"], pytest.raises(NonFinite) as caught:
+    with NUMBERS["loss"](), pytest.raises(NonFinite) as caught:
         train()
     assert "unstable" in str(caught.value) and "Stopped at step 3 of 6" in str(caught.value)
     assert "loras/ideogram4_00001_step_000003.safetensors" in str(caught.value)
