@@ -135,8 +135,8 @@ def require_same(run_name: str, changes: Changes, *, step: int, continue_anyway:
     if changes.questionable and not continue_anyway:
         raise RunChanged(
             f"{run_name}, at step {step}, was started differently: {'; '.join(changes.questionable)}. Set these as "
-            'they were, or choose "continue anyway" under if_changed to go on with the new values from here, or start a '
-            "new run."
+            'they were, or choose "continue anyway" under if_changed to go on with the new values from here, '
+            "or start a new run."
         )
 
 
