@@ -16,7 +16,7 @@ from ..trainer_core.lora_files import export_lora, read_lora
 from ..trainer_core.model.encode import TrainingData
 from ..trainer_core.training.loop import train
 from ..trainer_core.training.report import StepReport
-from ..trainer_core.training.run import RunPlace, find_run, list_runs
+from ..trainer_core.training.runs import RunPlace, find_run, list_runs
 from .feedback import Throttle, duration, show_text
 from .load_lora import lora_path
 from .save_lora import DEFAULT_FOLDER
@@ -79,7 +79,7 @@ class Ideogram4TrainLoRA(io.ComfyNode):
                     default=NEW_RUN,
                     optional=True,
                     tooltip="Continue a run from its newest checkpoint: after a cancel, an error or a crash, or to "
-                    "more steps than it had. Keep data and settings as they were. Press R to see new runs.",
+                    "more steps than it had. Keep data and settings as they were. Newest first; R shows new ones.",
                 ),
                 io.Combo.Input(
                     "if_changed",
@@ -118,10 +118,11 @@ class Ideogram4TrainLoRA(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, resume: str | None = NEW_RUN, start_from_lora: str | None = FRESH) -> bool | str:
         # Naming the combos lifts the check against their lists, for a message that says more. A linked one is None.
+        # ComfyUI shows the message under each of the two, so it begins with the one that is meant.
         try:
-            if resume not in (None, NEW_RUN):
+            if isinstance(resume, str) and resume != NEW_RUN:
                 find_run(runs_folder(), resume)
-            if start_from_lora not in (None, FRESH):
+            elif isinstance(start_from_lora, str) and start_from_lora != FRESH and resume is not None:
                 lora_path(start_from_lora)
         except UserError as error:
             return str(error)
@@ -164,8 +165,13 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             f"{len(training_data.items)} images, each seen {views:.1f} times\nlatents normalised with {source}",
             force=True,
         )
-        place = run_place(resume, if_changed, start_from_lora, run_name)
-        trained = train(model, training_data, run, place, on_step=on_step, on_note=on_note)
+        try:
+            place = run_place(resume, if_changed, start_from_lora, run_name)
+            trained = train(model, training_data, run, place, on_step=on_step, on_note=on_note)
+        except UserError as error:
+            # ComfyUI shows the message in a dialog only; on the node it stays.
+            show(str(error), force=True)
+            raise
         lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
         return io.NodeOutput(lora, {"loss": trained.losses}, steps)
 
@@ -179,6 +185,7 @@ def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str)
     """What the four inputs mean. Raises `LoraUnreadable`, `LoraMismatch` and `SettingsError`."""
     as_choice(if_changed, "if_changed", (REFUSE, CONTINUE))
     as_text(resume, "resume")
+    as_text(start_from_lora, "start_from_lora")
     start = {}
     if start_from_lora != FRESH and resume == NEW_RUN:
         start = read_lora(lora_path(start_from_lora)).modules
@@ -189,14 +196,14 @@ def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str)
         resume="" if resume == NEW_RUN else resume,
         continue_anyway=if_changed == CONTINUE,
         start_modules=start,
-        start_lora=start_from_lora if start else "",
+        start_lora="" if start_from_lora == FRESH else start_from_lora,
     )
 
 
 def step_line(step: StepReport) -> str:
     """`step 120 / 1000 - loss 0.4312 - 0.45 s/step - 6 min 36 s left`."""
     line = (
-        f"step {step.step} / {step.steps}\nloss {step.smoothed_loss:.4f} (smoothed)\n"
+        f"step {step.step} / {step.steps},\nloss {step.smoothed_loss:.4f} (smoothed),\n"
         f"{step.seconds_per_step:.2f} s/step, {duration(step.seconds_left)} left"
     )
-    return line + "\nnot finite: this update was skipped" if step.skipped else line
+    return line + ",\nnot finite: this update was skipped" if step.skipped else line

@@ -6,7 +6,6 @@ a number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any
 
@@ -29,9 +28,8 @@ def as_choice(value: Any, name: str, choices: Collection[str]) -> str:
 
 def as_number(value: Any, name: str, low: float, high: float) -> float:
     """`value`, which must be a number from `low` to `high`. Raises `SettingsError` that names the input."""
-    # Comparisons with NaN are false, so ComfyUI's own check of the limits lets it pass.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high:
+    # Written so that NaN fails it: ComfyUI's own check of the limits lets it pass.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise SettingsError(f"{name} must be a number from {low:g} to {high:g}, not {_shown(value)}. Change it.")
     return value
 

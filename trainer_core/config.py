@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,21 +104,27 @@ class TrainSettings:
 def _check_int(settings: TrainSettings, name: str, low: int, high: int) -> None:
     value = getattr(settings, name)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise SettingsError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+        raise SettingsError(f"{name} must be a whole number from {low} to {high}, not {_shown(value)}.")
 
 
 def _check_float(settings: TrainSettings, name: str, low: float, high: float) -> None:
     value = getattr(settings, name)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        raise SettingsError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
+    # The comparison is false for NaN, and it can be made for integers that are beyond every float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise SettingsError(f"{name} must be a number from {low:g} to {high:g}, not {_shown(value)}.")
 
 
 def _check_choice(settings: TrainSettings, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(settings, name)
     if value not in choices:
-        raise SettingsError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, not {_shown(value)}.")
+
+
+def _shown(value: object) -> str:
+    """A value for a message, which may be anything and of any length."""
+    text = ascii(value) if isinstance(value, str | int | float | None) and not _is_giant(value) else "that"
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _is_giant(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() > 1000

@@ -105,6 +105,12 @@ class RunChanged(UserError):
     code = "run_changed"
 
 
+class RunInUse(UserError):
+    """Another process is training this run."""
+
+    code = "run_in_use"
+
+
 class CheckpointUnreadable(UserError):
     """A checkpoint is damaged, incomplete or was written by a newer version."""
 

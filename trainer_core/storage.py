@@ -14,11 +14,12 @@ import itertools
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 from .errors import SaveFailed
 
@@ -26,7 +27,8 @@ Pieces: TypeAlias = Sequence[bytes | memoryview]
 """The contents of a file, in a row."""
 
 _ASIDE_PREFIX = ".ideogram4-lora-partial-"
-_LEFTOVER_AGE_S = 24 * 3600
+_LEFTOVER_AGE_S = 3600
+"""No save takes an hour; what is older belongs to a process that is gone."""
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,6 +64,41 @@ def place_new_folder(parent: Path, stem: str, files: Mapping[str, Pieces]) -> Pa
         path = _rename_to_free_name(content, parent, stem)
     _sync_folder(parent)
     return path
+
+
+def open_regular(path: Path, flags: int) -> BinaryIO:
+    """Open a file that is one: not a link, which may lead anywhere, nor a pipe, on which opening would wait.
+
+    flags: of `os.open`. Raises OSError.
+    """
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    mode = "r+b" if flags & os.O_RDWR else "ab" if flags & os.O_APPEND else "rb"
+    return cast(BinaryIO, open(descriptor, mode, buffering=0 if flags & os.O_APPEND else -1))
+
+
+def is_disk_full(error: SaveFailed) -> bool:
+    """Whether room is what was missing."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_SPACE
+
+
+def require_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise `SaveFailed` when nothing can be created in `folder`, or fewer bytes are free than `what` needs."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / (_ASIDE_PREFIX + uuid.uuid4().hex)
+        probe.mkdir()
+        probe.rmdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise SaveFailed(
+            f"{what} cannot be written to {folder}: {error.strerror or error}. Make the folder writable and run again."
+        ) from error
+    if free < needed_bytes:
+        raise SaveFailed(f"{what} need {needed_bytes:,} bytes in {folder}, {free:,} are free. Make room and run again.")
 
 
 def remove_folder(folder: Path) -> None:
@@ -178,9 +215,9 @@ def _explain(error: OSError, folder: Path, file_name: str, size_bytes: int) -> s
             free = shutil.disk_usage(folder).free
             return (
                 f"{file_name} was not saved: the disk of {folder} is full. {size_bytes:,} bytes are needed, "
-                f"{free:,} are free. Make room and save again."
+                f"{free:,} are free. Make room and run again."
             )
     return (
         f"{file_name} was not saved in {folder}: {error.strerror or error}. "
-        "Check that the folder exists and can be written to, then save again."
+        "Check that the folder exists and can be written to, then run again."
     )

@@ -394,7 +394,7 @@ def another_image(server: SimpleNamespace) -> Graph:
 @mistake("A run that was deleted")
 def deleted_run(server: SimpleNamespace) -> str:
     from ideogram4_lora_trainer.trainer_core.errors import RunNotFound
-    from ideogram4_lora_trainer.trainer_core.training.run import find_run
+    from ideogram4_lora_trainer.trainer_core.training.runs import find_run
 
     # The message lists the runs that are there, which on the server depends on other tests.
     with pytest.raises(RunNotFound) as caught:

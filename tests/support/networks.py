@@ -68,7 +68,7 @@ def training_data(
 
 def place_under(folder: Path, **options: Any) -> Any:
     """A `RunPlace` with its two folders under `folder`."""
-    from ideogram4_lora_trainer.trainer_core.training.run import RunPlace
+    from ideogram4_lora_trainer.trainer_core.training.runs import RunPlace
 
     return RunPlace(runs_folder=folder / "runs", loras_folder=folder / "loras", **options)
 

@@ -15,7 +15,7 @@ import torch
 from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 from ideogram4_lora_trainer.trainer_core.training import checkpoints, loop
 from ideogram4_lora_trainer.trainer_core.training.journal import read_journal
-from ideogram4_lora_trainer.trainer_core.training.run import list_runs
+from ideogram4_lora_trainer.trainer_core.training.runs import list_runs
 from networks import place_under, training_data
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, which this system cannot")
@@ -80,8 +80,10 @@ def check_all_is_whole(folder: Path) -> int:
 
 def result(folder: Path) -> Any:
     (run,) = list_runs(folder / "runs")
-    state = checkpoints.read_state_json(checkpoints.list_checkpoints(folder / "runs" / run)[0])
-    return state["step"], state["losses"], state["sha256"]
+    newest = checkpoints.list_checkpoints(folder / "runs" / run)[0]
+    state = checkpoints.read_state_json(newest)
+    files = [(newest / name).read_bytes() for name in (checkpoints.ADAPTER, checkpoints.OPTIMIZER)]
+    return state["step"], state["losses"], files
 
 
 def test_kill_at_random_moments(train: Callable[[Path], None], tmp_path: Path) -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +20,9 @@ from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 from ideogram4_lora_trainer.trainer_core.errors import CheckpointUnreadable, RunChanged, SaveFailed
 from ideogram4_lora_trainer.trainer_core.paths import NameRejected
 from ideogram4_lora_trainer.trainer_core.training import checkpoints, loop
-from ideogram4_lora_trainer.trainer_core.training.run import list_runs
+from ideogram4_lora_trainer.trainer_core.training.runs import list_runs
 from networks import place_under, training_data
+from safetensors.torch import load_file, save_file
 
 SETTINGS = TrainSettings(steps=24, rank=2, learning_rate=1e-3, gradient_accumulation=2, schedule="cosine")
 SIZES = ((64, 64), (64, 96), (96, 80))
@@ -29,7 +36,8 @@ def state_of(folder: Path) -> dict[str, Any]:
     """The newest checkpoint of the only run, without its wall-clock time. The hashes stand for every weight."""
     (run,) = (folder / "runs").iterdir()
     state = checkpoints.read_state_json(checkpoints.list_checkpoints(run)[0])
-    return {key: value for key, value in state.items() if key != "seconds"}
+    del state["seconds"], state["sha256"]["state.json"]
+    return state
 
 
 class Trainer:
@@ -39,7 +47,14 @@ class Trainer:
         self.patcher, self.data, self.folder = patcher, data, folder
         self.items: list[tuple[int, Any]] = []
 
-    def train(self, settings: TrainSettings = SETTINGS, *, stop_at_forward: int | None = None, **place: Any) -> Any:
+    def train(
+        self,
+        settings: TrainSettings = SETTINGS,
+        *,
+        stop_at_forward: int | None = None,
+        on_note: Callable[[str], None] = lambda note: None,
+        **place: Any,
+    ) -> Any:
         forwards = 0
 
         def make_batch(data: Any, micro: Any, *rest: Any) -> Any:
@@ -53,7 +68,7 @@ class Trainer:
         with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
             original = loop.make_batch
             patch.setattr(loop, "make_batch", make_batch)
-            return loop.train(self.patcher, self.data, settings, place_under(self.folder, **place))
+            return loop.train(self.patcher, self.data, settings, place_under(self.folder, **place), on_note=on_note)
 
     def stop_after(self, step: int, *, extra_forwards: int = 0, settings: TrainSettings = SETTINGS) -> str:
         """Cancel after `step` whole steps and some forward passes; returns the run's name."""
@@ -234,6 +249,68 @@ def test_another_model_is_refused_by_name_and_by_weights(finished: Trainer, tiny
         resume(finished)
 
 
+def test_another_lora_merged_into_the_model_is_another_model(
+    trainers: Callable[..., Trainer], tiny_model: Callable[..., Any]
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.lora_files import LoraWeights
+    from ideogram4_lora_trainer.trainer_core.model.apply import apply_lora
+
+    def with_lora(seed: int) -> Any:
+        draw = torch.Generator().manual_seed(seed)
+        weights = LoraWeights(torch.randn(4, 256, generator=draw), torch.randn(256, 4, generator=draw) * 0.02, 4.0)
+        with torch.inference_mode():
+            return apply_lora(base, {"layers.0.attention.o": weights}, strength=1.0, bypass=False, name="x")
+
+    base, trainer = tiny_model("bf16"), trainers()
+    trainer.patcher = with_lora(1)
+    trainer.train(with_(steps=2))
+    trainer.patcher = with_lora(2)
+    with pytest.raises(RunChanged, match="another LoRA on it"):
+        resume(trainer)
+    trainer.patcher = with_lora(1)
+    assert len(resume(trainer).losses) == 6
+
+
+def test_the_vaes_statistics_matter_where_they_are_used(trainers: Callable[..., Trainer]) -> None:
+    from ideogram4_lora_trainer.trainer_core.model.latents import LatentStatistics
+
+    trainer = trainers()
+    trainer.train(with_(steps=2, latent_statistics="vae"))
+    used = trainer.data.vae_statistics
+    trainer.data = dataclasses.replace(trainer.data, vae_statistics=LatentStatistics(used.shift + 0.1, used.scale))
+    with pytest.raises(RunChanged, match="VAE: other latent statistics"):
+        resume(trainer, with_(latent_statistics="vae"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "before", "now", "done", "same"),
+    [
+        ("constant", 100, 200, 100, True),
+        ("constant", 100, 200, 20, True),
+        ("constant", 100, 200, 12, False),  # the longer run would still be warming up
+        ("constant", 100, 200, 5, False),
+        ("constant", 1000, 2000, 5, True),  # both warm up over 20 steps
+        ("constant", 200, 100, 50, True),
+        ("cosine", 100, 200, 50, False),
+        ("cosine", 100, 200, 100, False),
+    ],
+)
+def test_more_steps_are_free_as_long_as_no_planned_rate_changes(
+    schedule: str, before: int, now: int, done: int, same: bool
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.training.facts import RunFacts, what_changed
+
+    def facts(steps: int) -> RunFacts:
+        text = dict.fromkeys(
+            ("dataset", "images", "captions", "texts", "model", "model_weights", "latents", "start_lora"), ""
+        )
+        settings = TrainSettings(steps=steps, schedule=schedule, warmup_steps=20)
+        return RunFacts(settings=settings, image_count=1, width=64, height=64, versions={}, **text)
+
+    changes = what_changed(facts(before), facts(now), step=done)
+    assert bool(changes.free) == same and bool(changes.questionable) != same
+
+
 def test_other_versions_are_said_and_not_refused(finished: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     from ideogram4_lora_trainer.trainer_core.training import facts
     from ideogram4_lora_trainer.trainer_core.training.journal import read_journal
@@ -260,7 +337,7 @@ def test_checkpoints_come_every_n_steps_and_at_the_end_and_only_the_newest_stay(
     trainer.train(with_(steps=7, checkpoint_every=2, keep_checkpoints=3))
     assert written == ["step_000002", "step_000004", "step_000006", "step_000007"]
     (folder,) = (trainer.folder / "runs").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", *written[1:]]
+    assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", "run.lock", *written[1:]]
 
 
 def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
@@ -315,15 +392,64 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a newer format": lambda folder: edit_state(folder, lambda state: state.update(format=99)),
     "no hashes": lambda folder: edit_state(folder, lambda state: state.pop("sha256")),
     "nested without end": lambda folder: (folder / "state.json").write_text("[" * 10**5),
+    "one changed digit": lambda folder: replace_in_state(folder, '"seconds": ', '"seconds": 1'),
+    "a setting that does not exist": lambda folder: edit_facts(folder, settings={"new_thing": 1}),
+    "a setting beyond every number": lambda folder: edit_facts(folder, settings={"learning_rate": 10**400}),
+    "facts that are missing": lambda folder: edit_state(folder, lambda state: state["facts"].pop("texts")),
+    "facts of another kind": lambda folder: edit_facts(folder, image_count="five"),
+    "versions of another kind": lambda folder: edit_facts(folder, versions={"torch": [1]}),
+    "state that is far too large": lambda folder: (folder / "state.json").write_text("[" + "{}," * 2**21 + "{}]"),
+    "adapter is a pipe": lambda folder: replace_by(folder / "adapter.safetensors", os.mkfifo),
+    "state is a pipe": lambda folder: replace_by(folder / "state.json", os.mkfifo),
+    "optimizer is a folder": lambda folder: replace_by(folder / "optimizer.safetensors", os.mkdir),
+    "adapter is a link": lambda folder: replace_by_link(folder / "adapter.safetensors"),
+    "optimizer as large as a disk": lambda folder: os.truncate(folder / "optimizer.safetensors", 2**40),
+    "swapped matrices": lambda folder: rewrite_optimizer(folder, lambda name: name.replace("exp_avg_sq", "exp_avg2")),
+    "another module": lambda folder: rewrite_optimizer(folder, lambda name: name.replace("layers.0", "layers.7")),
 }
 
 
 def edit_state(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    import json
-
+    """Change state.json as somebody would who knows how its hash is made."""
     state = json.loads((folder / "state.json").read_text())
     change(state)
+    if isinstance(state.get("sha256"), dict):
+        hashes = {name: state["sha256"][name] for name in (checkpoints.ADAPTER, checkpoints.OPTIMIZER)}
+        body = json.dumps({**state, "sha256": hashes}, sort_keys=True).encode()
+        state["sha256"]["state.json"] = hashlib.sha256(body).hexdigest()
     (folder / "state.json").write_text(json.dumps(state))
+
+
+def edit_facts(folder: Path, **changes: Any) -> None:
+    def change(state: dict[str, Any]) -> None:
+        for name, value in changes.items():
+            facts = state["facts"]
+            facts[name] = {**facts[name], **value} if isinstance(value, dict) else value
+
+    edit_state(folder, change)
+
+
+def replace_in_state(folder: Path, old: str, new: str) -> None:
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def replace_by(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+def replace_by_link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def rewrite_optimizer(folder: Path, rename: Callable[[str], str]) -> None:
+    """A file of a stranger whose hashes are right."""
+    path = folder / "optimizer.safetensors"
+    save_file({rename(name): tensor for name, tensor in load_file(path).items()}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit_state(folder, lambda state: state["sha256"].update({"optimizer.safetensors": digest}))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -335,7 +461,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_result_is_the_same(
     newest, _ = checkpoints.list_checkpoints(trainer.folder / "runs" / run)
     DAMAGES[damage](newest)
     # Nothing but the damaged one may be given up for room while it is the newest.
-    trainer.train(with_(SETTINGS, keep_checkpoints=1), resume=run)
+    notes: list[str] = []
+    trainer.train(with_(SETTINGS, keep_checkpoints=1), resume=run, on_note=notes.append)
+    assert re.search(r"step_000005 cannot be used: .+\. step_000003 is used instead\.$", notes[0]), notes
     state = state_of(trainer.folder)
     expected = uninterrupted(torch.float32, SIZES[0])[0]
     assert state["sha256"] == expected["sha256"] and state["losses"] == expected["losses"]
@@ -345,7 +473,10 @@ def test_a_run_without_a_usable_checkpoint_says_so(finished: Trainer) -> None:
     (folder,) = (finished.folder / "runs").iterdir()
     for checkpoint in checkpoints.list_checkpoints(folder):
         damage_flip(checkpoint)
-    with pytest.raises(CheckpointUnreadable, match=r"No checkpoint of ideogram4_00001 can be used. Start a new run"):
+    with pytest.raises(
+        CheckpointUnreadable,
+        match=r"No checkpoint of ideogram4_00001 can be used\. .*is not what was written\. Start a new",
+    ):
         resume(finished)
 
 
@@ -366,7 +497,7 @@ def test_the_only_whole_checkpoint_is_never_deleted(trainers: Callable[..., Trai
 @pytest.mark.parametrize("name", ["gone", "..", "../outside", "", ".", "/etc", "a\0b", "ideogram4_00001/x"])
 def test_runs_that_do_not_exist_are_refused_with_those_that_do(finished: Trainer, name: str) -> None:
     from ideogram4_lora_trainer.trainer_core.errors import UserError
-    from ideogram4_lora_trainer.trainer_core.training.run import find_run
+    from ideogram4_lora_trainer.trainer_core.training.runs import find_run
 
     with pytest.raises(UserError, match=r"ideogram4_00001|outside of runs"):
         find_run(finished.folder / "runs", name) and pytest.fail(name)
@@ -405,12 +536,29 @@ def test_too_little_room_for_checkpoints_is_told_before_the_first_step(
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
     trainer = trainers()
-    with pytest.raises(SaveFailed, match=r"need [\d,]+ bytes .* 1,000 are free. Make room, or train with a lower rank"):
+    with monkeypatch.context() as patch, pytest.raises(SaveFailed, match=r"need [\d,]+ bytes .* 1,000 are free\. Make"):
+        patch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
         trainer.train()
     assert list_runs(trainer.folder / "runs") == []
-    assert not [item for item in trainer.items if item[0] > 3], "no step was done"
+    assert not trainer.items, "nothing was loaded"
+
+
+@pytest.mark.parametrize("what", ["a file", "read-only"])
+def test_a_runs_folder_that_cannot_be_written_to_is_told_at_once(trainers: Callable[..., Trainer], what: str) -> None:
+    trainer = trainers()
+    runs = trainer.folder / "runs"
+    if what == "a file":
+        runs.write_text("")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SaveFailed, match=r"cannot be written to .*runs"):
+        if what == "read-only":  # permissions mean nothing to root, who may run these tests
+            patch.setattr(Path, "mkdir", raise_read_only)
+        trainer.train()
+    assert not trainer.items
+
+
+def raise_read_only(path: Path, *_args: Any, **_options: Any) -> None:
+    raise OSError(errno.EROFS, "Read-only file system", str(path))
 
 
 def test_leftovers_of_a_crash_are_swept_when_the_run_goes_on(finished: Trainer) -> None:
@@ -419,6 +567,117 @@ def test_leftovers_of_a_crash_are_swept_when_the_run_goes_on(finished: Trainer) 
     (folder / ".ideogram4-lora-partial-1" / "adapter.safetensors").write_bytes(b"x" * 100)
     resume(finished)
     assert not list(folder.glob(".*"))
+
+
+def test_leftovers_in_other_runs_are_swept_when_they_are_old(finished: Trainer) -> None:
+    (folder,) = (finished.folder / "runs").iterdir()
+    for name in ("old", "young"):
+        (folder / f".ideogram4-lora-partial-{name}").mkdir()
+    os.utime(folder / ".ideogram4-lora-partial-old", (1, 1))
+    finished.train(with_(steps=1))
+    assert [path.name for path in folder.glob(".*")] == [".ideogram4-lora-partial-young"]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(finished: Trainer) -> None:
+    from ideogram4_lora_trainer.trainer_core.errors import RunInUse
+
+    def resume_again(_note: str) -> None:
+        with pytest.raises(RunInUse, match=r"ideogram4_00001 is being trained already"):
+            resume(finished)
+
+    resume(finished, on_note=resume_again)
+    assert state_of(finished.folder)["step"] == 6
+    resume(finished)
+
+
+@pytest.mark.parametrize("journal", ["link", "pipe", "folder"])
+def test_a_journal_that_is_no_file_is_left_alone_and_the_run_goes_on(finished: Trainer, journal: str) -> None:
+    path = finished.folder / "runs" / "ideogram4_00001" / "journal.jsonl"
+    outside = finished.folder / "outside.txt"
+    outside.write_text("mine\n")
+    make = {"link": lambda p: p.symlink_to(outside), "pipe": os.mkfifo, "folder": os.mkdir}
+    replace_by(path, make[journal])
+    assert len(resume(finished).losses) == 6
+    assert outside.read_text() == "mine\n"
+
+
+def test_folders_that_cannot_be_read_or_vanish_break_no_list(
+    finished: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = finished.folder / "runs"
+    for name in ("private", "vanishing"):
+        shutil.copytree(runs / "ideogram4_00001", runs / name)
+    scandir, stat = os.scandir, Path.stat
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    def vanish(path: Path, **options: Any) -> Any:
+        if path.name == "vanishing":
+            raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(Path, "stat", vanish)
+    assert list_runs(runs) == ["ideogram4_00001"]
+
+
+def test_resuming_says_what_it_does(finished: Trainer, trainers: Callable[..., Trainer]) -> None:
+    def notes(settings: TrainSettings, **place: Any) -> list[str]:
+        said: list[str] = []
+        resume(finished, settings, on_note=said.append, **place)
+        return said
+
+    assert notes(with_(steps=4)) == ["ideogram4_00001 is complete at step 4; this is its LoRA. For more, raise steps."]
+    (said,) = notes(with_(steps=5, learning_rate=2e-3), continue_anyway=True)
+    assert said.startswith(
+        "Going on with ideogram4_00001 from step 4 of 5. Changed: learning_rate: 0.001 before, 0.002 now"
+    )
+    (said,) = notes(with_(steps=6, learning_rate=2e-3), start_lora="style.safetensors")
+    assert said.endswith("style.safetensors is not used: only a new run starts from a LoRA.")
+    from ideogram4_lora_trainer.trainer_core.training.journal import read_journal
+
+    kept = [e["text"] for e in read_journal(finished.folder / "runs/ideogram4_00001") if e["event"] == "note"]
+    assert said in kept and len(kept) == 3
+
+
+def test_a_stop_at_the_same_step_writes_its_lora_once(trainers: Callable[..., Trainer]) -> None:
+    trainer = trainers()
+    run = trainer.stop_after(2)
+    for _ in range(3):
+        with pytest.raises(Cancelled):
+            trainer.train(resume=run, stop_at_forward=1)
+    assert [path.name for path in (trainer.folder / "loras").iterdir()] == ["ideogram4_00001_step_000002.safetensors"]
+
+
+def test_a_run_that_did_no_step_leaves_nothing(trainers: Callable[..., Trainer]) -> None:
+    trainer = trainers()
+    said: list[str] = []
+    with pytest.raises(Cancelled):
+        trainer.train(stop_at_forward=1, on_note=said.append)
+    assert said == ["Stopped before the first step was done, so there is nothing to keep."]
+    assert list((trainer.folder / "runs").iterdir()) == []
+
+
+def test_memory_of_the_checkpoint_is_given_back(trainers: Callable[..., Trainer], finished: Trainer) -> None:
+    from ideogram4_lora_trainer.trainer_core.training import run as run_module
+
+    alive: list[weakref.ref[Any]] = []
+    original = run_module.restore
+
+    def remember(state: Any, *args: Any, **options: Any) -> None:
+        original(state, *args, **options)
+        alive.extend(weakref.ref(tensor) for tensor in state.optimizer.values())
+
+    left: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "restore", remember)
+        make_batch = loop.make_batch
+        patch.setattr(loop, "make_batch", lambda *a: left.append(sum(r() is not None for r in alive)) or make_batch(*a))
+        resume(finished)
+    assert alive and left[-1] == 0
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/x", "a\\b", "C:x", "CON", "x.", "", "a\0b", "..", "x" * 300])

@@ -2,6 +2,7 @@
 
 from .config_json import config_json, save_config
 from .export import comfy_state_dict, export_lora
+from .keys import TensorInfo
 from .match import Match, match_modules
 from .metadata import build_metadata
 from .parse import ParsedLora, parse_lora
@@ -15,6 +16,7 @@ __all__ = [
     "LoraWeights",
     "Match",
     "ParsedLora",
+    "TensorInfo",
     "TrainingRecord",
     "build_metadata",
     "comfy_state_dict",

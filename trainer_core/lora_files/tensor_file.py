@@ -34,7 +34,7 @@ def tensor_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
             "data_offsets": [begin, end],
         }
         begin = end
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
     text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8 bytes
     return struct.pack("<Q", len(text)) + text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..errors import SaveFailed, TrainingDataMismatch
 
 _TENSOR = "encoding"
 _RENEWAL = "renewal"
+_LEFTOVER_AGE_S = 3600
 
 
 class EncodingCache:
@@ -38,32 +40,45 @@ class EncodingCache:
     def load(self, key: str) -> Tensor:
         """The tensor on the CPU. Raises `TrainingDataMismatch` when it is gone or damaged, having made sure that the
         next run encodes it anew."""
+        tensor, problem = None, "it holds NaN or infinite values"
         try:
             with safe_open(self._path(key), framework="pt") as file:
                 tensor = file.get_tensor(_TENSOR)
-            problem = "" if tensor.isfinite().all() else "it holds NaN or infinite values"
         except (OSError, SafetensorError) as error:
             problem = str(error)
-        if problem:
-            self._renew(key)
-            raise TrainingDataMismatch(
-                f"The cached encoding {self._path(key)} cannot be used ({problem}). Run again: it will be encoded anew."
-            )
-        return tensor
+        if tensor is not None and tensor.isfinite().all():
+            return tensor
+        del tensor  # Windows deletes no file that is mapped into memory
+        self._renew(key)
+        raise TrainingDataMismatch(
+            f"The cached encoding {self._path(key)} cannot be used ({problem}). Run again: it will be encoded anew."
+        )
+
+    def remove_leftovers(self) -> None:
+        """Delete what a process that was killed while writing has left."""
+        for path in self.folder.glob("??/.*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S:
+                    path.unlink()
 
     @property
     def renewal(self) -> str:
-        """Changes when something was found to be missing, so that whoever holds keys knows to encode again."""
-        try:
+        """Changes when the folder was deleted or something in it was found to be missing, so that whoever holds keys
+        knows to encode again."""
+        with contextlib.suppress(OSError):  # a folder that cannot be written to is told of when something is stored
+            if not (self.folder / _RENEWAL).exists():
+                self._mark_renewed()
             return (self.folder / _RENEWAL).read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return ""
+        return ""
 
     def _renew(self, key: str) -> None:
         with contextlib.suppress(OSError):  # a folder that cannot be written to is told of when it is encoded anew
             self._path(key).unlink(missing_ok=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / _RENEWAL).write_text(uuid.uuid4().hex, encoding="ascii")
+            self._mark_renewed()
+
+    def _mark_renewed(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / _RENEWAL).write_text(uuid.uuid4().hex, encoding="ascii")
 
     def store(self, key: str, tensor: Tensor) -> None:
         """Write a tensor under its key. Raises `SaveFailed` when the disk refuses."""

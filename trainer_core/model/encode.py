@@ -22,7 +22,7 @@ from ..dataset import Dataset, Item, caption_for_crop, check_fit, load_pixels, r
 from ..errors import DoesNotFit, NonFinite, WrongTextEncoder, WrongVae
 from . import host
 from .cache import EncodingCache
-from .identity import weights_identity
+from .identity import patches_identity, weights_identity
 from .latents import CHANNELS, LatentStatistics, ideogram_statistics
 from .network import REAL_MIN_SIDE, REAL_WIDTH, compute_dtype, model_width, project_text, text_layers, text_width
 
@@ -100,6 +100,7 @@ def encode_dataset(
     check_fit(dataset, width, height)
     statistics = vae_statistics(vae)
     cache = EncodingCache(cache_folder)
+    cache.remove_leftovers()
 
     latent_keys, new_images = _encode_images(dataset, (width, height), vae, statistics, cache, progress)
     captions = [caption_for_crop(item, width, height, move_boxes=move_boxes) for item in dataset.items]
@@ -248,8 +249,9 @@ def _encoder_identity(clip: Any) -> str:
     """Weights, and what is done with them: the same file gives other features under another type of Load CLIP."""
     kinds = " ".join(type(part).__qualname__ for part in (clip.cond_stage_model, clip.tokenizer))
     options = f"{kinds} {sorted(clip.tokenizer_options.items())}"
-    # Patched weights may sit in memory patched or not, so a patched encoder is told apart by its patches' own id.
-    patches = str(clip.patcher.patches_uuid) if clip.patcher.patches else ""
+    if clip.patcher.backup:
+        host.unload(clip.patcher)  # the weights in memory hold patches at this moment
+    patches = patches_identity(clip.patcher.patches) if clip.patcher.patches else ""
     return _digest(weights_identity(clip.cond_stage_model.state_dict()), options, patches)
 
 

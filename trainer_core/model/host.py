@@ -82,6 +82,11 @@ def unload(patcher: Any) -> None:
     comfy.model_management.unload_model_and_clones(patcher)
 
 
+def device_name(device: torch.device) -> str:
+    """What the device is called, for the record of a run."""
+    return comfy.model_management.get_torch_device_name(device)
+
+
 def empty_cache() -> None:
     comfy.model_management.soft_empty_cache()
 
@@ -94,6 +99,11 @@ def raise_if_interrupted() -> None:
 def is_interrupt(error: BaseException) -> bool:
     """Whether this is ComfyUI's cancel, an Exception or a BaseException depending on its version."""
     return isinstance(error, comfy.model_management.InterruptProcessingException)
+
+
+def is_out_of_main_memory(error: BaseException) -> bool:
+    """Whether the CPU's memory ran out, for which torch has no exception of its own."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,8 @@ gigabytes. It tells two files apart; it is not a proof against somebody who sets
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,29 @@ def weights_identity(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(_sample(tensor))
     return digest.hexdigest()
+
+
+def patches_identity(patches: Mapping[str, Iterable[Any]]) -> str:
+    """Hex digest over a `ModelPatcher`'s patches: keys, strengths, kinds, and a sample of every tensor in them."""
+    digest = hashlib.sha256()
+    for key in sorted(patches, key=str):
+        digest.update(f"{key}\n".encode())
+        for part in patches[key]:
+            _update(digest, part)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{tuple(value.shape)} {value.dtype}\n".encode() + _sample(value))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _update(digest, part)
+    elif hasattr(value, "weights"):  # ComfyUI's adapter objects
+        digest.update(type(value).__qualname__.encode())
+        _update(digest, value.weights)
+    else:
+        digest.update((repr(value) if isinstance(value, str | int | float | None) else type(value).__name__).encode())
 
 
 def _sample(tensor: Tensor) -> bytes:

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens (image and text), D model width, F feed-forward width,
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import comfy.model_management
@@ -12,6 +13,22 @@ import torch
 
 from ..config import TrainSettings
 from .host import ComfyModule
+
+
+class MemoryMode(enum.IntEnum):
+    """How a run lives with the memory there is; each needs less than the one before, and gives the same numbers."""
+
+    KEEP = 0
+    RECOMPUTE = 1
+    OFFLOAD = 2
+
+    def __str__(self) -> str:
+        return (
+            "all activations kept",
+            "activations recomputed",
+            "activations recomputed and weights fetched from main memory",
+        )[self]
+
 
 _GRADIENT_AND_ADAMW = 4 * 4
 """Bytes per trained value: fp32 weight, gradient and two moments."""
@@ -35,7 +52,7 @@ def activation_bytes(diffusion_model: ComfyModule, settings: TrainSettings, widt
     boundary = 2 * tokens * model_width
     kept = per_block + blocks * boundary if settings.gradient_checkpointing else blocks * per_block
     dequantised = 2 * 2 * 3 * model_width * model_width
-    return kept + dequantised + _GRADIENT_AND_ADAMW * _adapter_values(diffusion_model, settings)
+    return kept + dequantised + _GRADIENT_AND_ADAMW * adapter_values(diffusion_model, settings)
 
 
 def device_memory_bytes(device: torch.device) -> int:
@@ -43,7 +60,8 @@ def device_memory_bytes(device: torch.device) -> int:
     return comfy.model_management.get_total_memory(device)
 
 
-def _adapter_values(diffusion_model: ComfyModule, settings: TrainSettings) -> int:
+def adapter_values(diffusion_model: ComfyModule, settings: TrainSettings) -> int:
+    """Numbers in the adapters of a run: rank times the sides of every adapted layer."""
     block = diffusion_model.layers[0]
     linears: list[Any] = [
         block.attention.qkv,

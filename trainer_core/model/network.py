@@ -22,7 +22,8 @@ from ..errors import WrongModel
 from . import host
 from .frozen import frozen_copy
 from .host import ComfyModule
-from .identity import weights_identity
+from .identity import patches_identity, weights_identity
+from .memory import device_memory_bytes
 
 REAL_WIDTH = 4608
 REAL_MIN_SIDE = 256
@@ -69,15 +70,19 @@ class _CheckpointedBlock(nn.Module):
 
 
 @contextmanager
-def open_network(patcher: Any, *, activation_bytes: int) -> Iterator[Network]:
+def open_network(patcher: Any, *, activation_bytes: int, offload: bool = False) -> Iterator[Network]:
     """Load the model on its device and yield it as a `Network`, inside `host.training_mode`.
 
-    `activation_bytes` is what training needs beside the weights. The text projection is replaced by the identity:
+    `activation_bytes` is what training needs beside the weights; with `offload` ComfyUI keeps as many of these as it
+    can in main memory, from where each is fetched when it is used. The text projection is replaced by the identity:
     `velocity` takes features that `project_text` has already projected. Raises `WrongModel`.
     """
     diffusion_model = check_model(patcher)
     device, dtype = patcher.load_device, compute_dtype(patcher)
     # Loaded as any other node would load it, so that ComfyUI meets its own kind of tensors when it unloads it.
+    if offload:
+        host.unload(patcher)
+        activation_bytes = device_memory_bytes(device)
     host.load_on_device(patcher, activation_bytes)
     with host.training_mode(device):
         module = frozen_copy(diffusion_model, device, dtype)
@@ -134,14 +139,18 @@ def model_file_name(patcher: Any) -> str:
 
 
 def model_identity(patcher: Any) -> str:
-    """A hash that changes with the weights of the connected model, and with the LoRAs that are merged into it."""
-    if patcher.patches:
-        # The weights in memory may or may not hold the patches at this moment, so the patches stand for them.
-        strengths = sorted((str(key), str([patch[0] for patch in found])) for key, found in patcher.patches.items())
-        return hashlib.sha256(repr(strengths).encode()).hexdigest()
+    """A hash that changes with the weights of the connected model, with what is merged into them, and with sampling."""
     if patcher.backup:
+        # Weights in memory hold patches at this moment, this patcher's or a clone's: ask for the unpatched ones.
         host.unload(patcher)
-    return weights_identity(check_architecture(patcher).state_dict())
+    sampling = patcher.get_model_object("model_sampling")
+    timesteps = sampling.timestep(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    parts = (
+        weights_identity(check_architecture(patcher).state_dict()),
+        patches_identity(patcher.patches),
+        f"{compute_dtype(patcher)} {timesteps}",
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def model_width(patcher: Any) -> int:

@@ -21,7 +21,9 @@ from typing import Any
 
 from ..config import TrainSettings
 from ..errors import CheckpointUnreadable, RunChanged, SettingsError
+from ..model import host
 from ..model.encode import TrainingData
+from ..model.identity import weights_identity
 from ..model.network import model_file_name, model_identity
 from ..model.versions import versions
 from .plan import learning_rate
@@ -50,6 +52,8 @@ class RunFacts:
     """Name of the weight file."""
     model_weights: str
     """Identity of its contents."""
+    latents: str
+    """Of the constants that latents are normalised with."""
     start_lora: str
     """Name of the LoRA that the run began with, "" for none."""
     versions: Mapping[str, str]
@@ -65,6 +69,8 @@ class RunFacts:
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names or not all(type(values[name]) is kinds.get(name, str) for name in names):
             raise CheckpointUnreadable("what it says about its run is incomplete")
+        if not all(isinstance(text, str) for text in values["versions"].values()):
+            raise CheckpointUnreadable("what it says about versions is no text")
         try:
             settings = TrainSettings.from_mapping(values["settings"])
         except SettingsError as error:
@@ -85,8 +91,9 @@ def run_facts(settings: TrainSettings, data: TrainingData, patcher: Any, *, star
         texts=_digest(item.text_key for item in data.items),
         model=model_file_name(patcher),
         model_weights=model_identity(patcher),
+        latents=_latents_identity(settings, data),
         start_lora=start_lora,
-        versions=versions(),
+        versions={**versions(), "device": host.device_name(patcher.load_device)},
     )
 
 
@@ -121,7 +128,7 @@ def what_changed(before: RunFacts, now: RunFacts, *, step: int) -> Changes:
     for program in sorted({*before.versions, *now.versions}):
         was, here = before.versions.get(program, "none"), now.versions.get(program, "none")
         if was != here:
-            free.append(f"{program}: {was} before, {here} now; results may differ in the last digits")
+            free.append(f"{program[:40]}: {was[:80]} before, {here} now, so results may differ in the last digits")
     return Changes(forbidden, questionable, free)
 
 
@@ -130,13 +137,14 @@ def require_same(run_name: str, changes: Changes, *, step: int, continue_anyway:
     if changes.forbidden:
         raise RunChanged(
             f"{run_name}, at step {step}, cannot be continued with these changes: {'; '.join(changes.forbidden)}. "
-            "Set them as they were, or start a new run."
+            f"Set them as they were (steps: {step} or more), or start a new run."
+            + (f" Also different: {'; '.join(changes.questionable)}." if changes.questionable else "")
         )
     if changes.questionable and not continue_anyway:
         raise RunChanged(
             f"{run_name}, at step {step}, was started differently: {'; '.join(changes.questionable)}. Set these as "
-            'they were, or choose "continue anyway" under if_changed to go on with the new values from here, '
-            "or start a new run."
+            'they were, or choose "continue anyway" under if_changed (an advanced input) to go on with the new values '
+            "from here, or start a new run."
         )
 
 
@@ -158,6 +166,8 @@ def _dataset_changes(before: RunFacts, now: RunFacts) -> list[str]:
         lines.append(f"resolution: {before.width}x{before.height} before, {now.width}x{now.height} now")
     elif before.image_count == now.image_count and before.images != now.images:
         lines.append("images: other files, another order or another VAE")
+    if before.latents != now.latents and before.settings.latent_statistics == now.settings.latent_statistics:
+        lines.append("VAE: other latent statistics")
     if before.captions != now.captions:
         lines.append("captions: other words or another order")
     elif before.texts != now.texts:
@@ -167,8 +177,14 @@ def _dataset_changes(before: RunFacts, now: RunFacts) -> list[str]:
 
 def _model_changes(before: RunFacts, now: RunFacts) -> list[str]:
     if before.model != now.model:
-        return [f"model: {before.model or 'unnamed'} before, {now.model or 'unnamed'} now"]
-    return ["model: other weights under the same name"] if before.model_weights != now.model_weights else []
+        return [f"model: {before.model[:200] or 'unnamed'} before, {now.model or 'unnamed'} now"]
+    same = before.model_weights == now.model_weights
+    return [] if same else ["model: other weights under the same name, another LoRA on it, or other sampling settings"]
+
+
+def _latents_identity(settings: TrainSettings, data: TrainingData) -> str:
+    statistics = data.statistics(settings.latent_statistics)
+    return weights_identity({"shift": statistics.shift, "scale": statistics.scale})
 
 
 def _digest(texts: Iterable[str]) -> str:

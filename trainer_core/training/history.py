@@ -16,8 +16,10 @@ MAX_SKIPPED_IN_ALL = 10
 class LossHistory:
     """One entry per step: the loss, or None where the update was skipped because something was not finite."""
 
-    def __init__(self, entries: Iterable[float | None] = ()) -> None:
+    def __init__(self, entries: Iterable[float | None] = (), *, forgiven: int = 0) -> None:
         self.entries: list[float | None] = []
+        self.forgiven = forgiven
+        """Skipped entries that no longer count, because settings were changed after them."""
         self.smoothed = math.nan
         """Running mean of the applied ones: the plain mean at first, then an exponential one of weight `SMOOTHING`."""
         self._applied = 0
@@ -37,12 +39,16 @@ class LossHistory:
         return [entry for entry in self.entries if entry is not None]
 
     @property
+    def skipped(self) -> int:
+        return len(self.entries) - self._applied
+
+    @property
     def last_was_skipped(self) -> bool:
         return bool(self.entries) and self.entries[-1] is None
 
     def require_stable(self) -> None:
         """Raise `NonFinite` after the third skipped step in a row or the tenth in all."""
-        skipped = len(self.entries) - self._applied
+        skipped = self.skipped - self.forgiven
         in_a_row = self.entries[-MAX_SKIPPED_IN_A_ROW:] == [None] * MAX_SKIPPED_IN_A_ROW
         if in_a_row or (self.last_was_skipped and skipped >= MAX_SKIPPED_IN_ALL):
             raise NonFinite(

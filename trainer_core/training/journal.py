@@ -11,8 +11,8 @@
 
 `time` is in seconds since 1970; a number that was not finite is null. Steps count from 1: `step` is the number of
 steps done. After `resumed`, lines of later steps from before are void: those steps were lost and are done again.
-Covered: a last line torn by a crash, lines that are not JSON, a disk that is full (the run goes on without its
-journal). Lines reach the system one by one, and the disk with the next checkpoint.
+Covered: a last line torn by a crash, lines that are not JSON, a disk that is full or read-only (the run goes on
+without its journal). Lines reach the system one by one, and the disk before the next checkpoint does.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from ..storage import open_regular
 
 JOURNAL = "journal.jsonl"
 
@@ -34,13 +35,17 @@ class Journal:
     """Appends lines to the journal of a run folder."""
 
     def __init__(self, run_folder: Path) -> None:
-        # Unbuffered: a line that the disk refused must not come back later in the middle of another.
-        self._file: RawIOBase = open(run_folder / JOURNAL, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
-        self._torn = _ends_without_newline(run_folder / JOURNAL)
+        self._file: BinaryIO | None = None
+        with contextlib.suppress(OSError):
+            # Unbuffered: a line that the disk refused must not come back later in the middle of another.
+            self._file = open_regular(run_folder / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            self._torn = _ends_without_newline(run_folder / JOURNAL)
 
     def write(self, event: str, **values: Any) -> bool:
         """Add a line; False when the disk refuses, which no run has to end for."""
         line = json.dumps({"event": event, "time": round(time.time(), 3), **_finite(values)}, allow_nan=False)
+        if self._file is None:
+            return False
         data = b"\n" * self._torn + line.encode() + b"\n"
         try:
             self._torn = self._file.write(data) != len(data)
@@ -50,20 +55,30 @@ class Journal:
 
     def sync(self) -> None:
         """Make what is written survive a power cut."""
-        with contextlib.suppress(OSError):
-            os.fsync(self._file.fileno())
+        if self._file:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
+        """What is written after this is dropped."""
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
 
 
 def read_journal(run_folder: Path) -> list[dict[str, Any]]:
     """The events of a run in order, without the steps that were lost and done again; [] if there is no journal."""
     events: list[dict[str, Any]] = []
+    last_step = 0
     for event in _lines(run_folder / JOURNAL):
         if event["event"] == "resumed":
             events = [e for e in events if not _is_void(e, event["step"])]
+            last_step = min(last_step, event["step"])
+        elif event["event"] == "step":
+            if event["step"] <= last_step:  # the line that said so was lost
+                events = [e for e in events if not _is_void(e, event["step"] - 1)]
+            last_step = event["step"]
         events.append(event)
     return events
 

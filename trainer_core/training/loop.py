@@ -18,16 +18,16 @@ from ..lora_files import LoraWeights, TrainingRecord
 from ..model import host
 from ..model.adapters import Adapters, inject_adapters
 from ..model.encode import TrainingData, projection_identity
-from ..model.memory import activation_bytes, device_memory_bytes
+from ..model.memory import MemoryMode, activation_bytes, adapter_values, device_memory_bytes
 from ..model.network import Network, check_model, open_network
 from ..model.objective import velocity_loss
 from .batch import make_batch
 from .facts import run_facts
-from .history import LossHistory
 from .plan import learning_rate, plan_step
 from .record import training_record
 from .report import StepReport
-from .run import Run, RunPlace
+from .run import Run
+from .runs import RunPlace
 from .self_check import self_check
 from .start import start_from
 from .state import RunState, capture
@@ -64,12 +64,15 @@ def train(
     """
     needed_bytes = check_run(patcher, data, settings)
     facts = run_facts(settings, data, patcher, start_lora=place.start_lora)
-    recompute = settings.gradient_checkpointing
-    with contextlib.closing(Run(place, facts, data, on_note=on_note)) as run:
+    # Weights and two moments, in fp32.
+    checkpoint_bytes = 12 * adapter_values(patcher.model.diffusion_model, settings)
+    mode = MemoryMode.RECOMPUTE if settings.gradient_checkpointing else MemoryMode.KEEP
+    with contextlib.closing(Run(place, facts, data, checkpoint_bytes=checkpoint_bytes, on_note=on_note)) as run:
         while True:
             try:
-                with open_network(patcher, activation_bytes=needed_bytes) as network:
-                    return _train(network, data, settings, run, recompute, on_step)
+                offload = mode is MemoryMode.OFFLOAD
+                with open_network(patcher, activation_bytes=needed_bytes, offload=offload) as network:
+                    return _train(network, data, settings, run, mode, on_step)
             except UserError as error:
                 raise type(error)(f"{error} {run.stopped(error.code)}".strip()) from error
             except BaseException as error:
@@ -81,12 +84,13 @@ def train(
             finally:
                 host.empty_cache()
             # Here and not in the handler, because the exception keeps every tensor of its frames alive.
-            if recompute:
-                raise DoesNotFit(f"{_too_large(data, settings, reason)} {run.stopped('does_not_fit')}".strip())
-            recompute = True
+            if mode is MemoryMode.OFFLOAD:
+                saved = run.stopped(DoesNotFit.code)
+                raise DoesNotFit(f"{_too_large(data, settings, f'{mode}: {reason}')} {saved}".strip())
+            mode = MemoryMode(mode + 1)
             run.note(
-                f"The device ran out of memory ({reason}). Going on from the last step with recomputed activations: "
-                "the same result, less memory, more time."
+                f"The device ran out of memory ({reason}). Going on from step {max(0, run.saved_step)} with {mode}: "
+                "the same result with less memory, in more time."
             )
 
 
@@ -126,7 +130,7 @@ def _train(
     data: TrainingData,
     settings: TrainSettings,
     run: Run,
-    recompute: bool,
+    mode: MemoryMode,
     on_step: Callable[[StepReport], None],
 ) -> TrainedLora:
     # ---- adapters, optimiser -----------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ def _train(
         device=network.device,
     )
     start_from(adapters, run.place.start_modules, name=run.place.start_lora)
-    if recompute:
+    if mode >= MemoryMode.RECOMPUTE:
         network.checkpoint_blocks()
     parameters = list(adapters.parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -149,19 +153,18 @@ def _train(
     notes = self_check(network, adapters, data, statistics, settings.seed)
 
     # ---- the first checkpoint of a new run, or the newest of one that goes on ----------------------------------
-    begun = run.begin(adapters, optimizer)
+    history, seconds_before = run.begin(adapters, optimizer)
     for note in notes:
         run.note(note)
-    history = LossHistory(begun.losses)
-    started = time.monotonic()
+    first_step, started = len(history.entries), time.monotonic()
 
     def state() -> RunState:
-        return capture(adapters, optimizer, history.entries, begun.seconds + time.monotonic() - started)
+        return capture(adapters, optimizer, history, seconds_before + time.monotonic() - started)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     between_steps = True
     try:
-        for step in range(begun.step, settings.steps):
+        for step in range(first_step, settings.steps):
             loss = 0.0
             for micro in plan_step(settings, step, len(data.items), data.width, data.height):
                 host.raise_if_interrupted()
@@ -183,7 +186,7 @@ def _train(
             between_steps = True
             optimizer.zero_grad(set_to_none=True)
 
-            seconds = (time.monotonic() - started) / (step + 1 - begun.step)
+            seconds = (time.monotonic() - started) / (step + 1 - first_step)
             report = StepReport(
                 step=step + 1,
                 steps=settings.steps,
@@ -199,12 +202,13 @@ def _train(
             on_step(report)
             history.require_stable()
             if run.due(step + 1) and step + 1 < settings.steps:
-                run.save(state)
-        run.save(state)
+                run.save_or_go_on(state)
+        host.raise_if_interrupted()
+        run.finish(state)
     except BaseException:
         # Whatever ends the run, cancel included: what is done up to the last whole step is saved before anything else.
         if between_steps:
-            run.save_last(state)
+            run.save_on_the_way_out(state)
         raise
 
     # ---- the result --------------------------------------------------------------------------------------------
@@ -214,7 +218,6 @@ def _train(
             "Check that the model makes images with these files, and lower the learning rate."
         )
     record = training_record(run.facts, data, history.entries)
-    run.finished()
     return TrainedLora(trained_weights(adapters), record, history.applied, run.name)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..lora_files import TrainingRecord
 from ..model.encode import TrainingData
+from ..model.versions import versions
 from .facts import RunFacts
 from .history import LossHistory
 
@@ -29,6 +30,6 @@ def training_record(facts: RunFacts, data: TrainingData, losses: Sequence[float 
         default_caption=data.default_caption or None,
         caption_sample=data.items[0].caption,
         final_loss=final_loss if math.isfinite(final_loss) else None,
-        versions=facts.versions,
+        versions=versions(),
         start_lora=facts.start_lora or None,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointUnreadable, NonFinite
 from ..lora_files import LoraWeights
 from ..model.adapters import Adapters
+from .history import LossHistory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,6 +22,8 @@ class RunState:
     """Loss of every step done; None where the update was skipped because something was not finite."""
     seconds: float
     """Time spent in these steps."""
+    forgiven: int
+    """Skipped steps that no longer count against the run (see `LossHistory`)."""
     adapter: dict[str, LoraWeights]
     """Module path to the fp32 masters as they are; the training scale is in alpha."""
     optimizer: dict[str, Tensor]
@@ -32,18 +35,18 @@ class RunState:
         return len(self.losses)
 
 
-def capture(
-    adapters: Adapters, optimizer: torch.optim.Optimizer, losses: list[float | None], seconds: float
-) -> RunState:
+def capture(adapters: Adapters, optimizer: torch.optim.Optimizer, history: LossHistory, seconds: float) -> RunState:
     """The state after the last update; steps that were skipped since then are not counted, so they are done again.
 
     On the CPU it shares memory with what is being trained: use it before the next step. Raises `NonFinite`: what holds
     a NaN cannot be gone on with.
     """
+    losses = history.entries
     done = max((step for step, loss in enumerate(losses, start=1) if loss is not None), default=0)
     state = RunState(
         losses=tuple(losses[:done]),
         seconds=seconds,
+        forgiven=history.forgiven,
         adapter=raw_weights(adapters),
         optimizer={
             f"{name}.{key}": value.detach().cpu()

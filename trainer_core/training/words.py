@@ -1,0 +1,35 @@
+"""What the user is told when a run goes on, and when it ends early."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import DoesNotFit, NonFinite, SaveFailed
+
+
+def resume_words(run: str, step: int, steps: int, changes: Sequence[str], unused_lora: str) -> str:
+    """On opening a run: where it goes on, and what is different from before."""
+    words = f"Going on with {run} from step {step} of {steps}."
+    if step >= steps:
+        words = f"{run} is complete at step {step}; this is its LoRA. For more, raise steps."
+    if changes:
+        words += f" Changed: {'; '.join(changes)}."
+    if unused_lora:
+        words += f" {unused_lora} is not used: only a new run starts from a LoRA."
+    return words
+
+
+def stop_words(done: int, saved: int, steps: int, refusal: SaveFailed | None) -> str:
+    """How far a run got, and why less than that is on disk."""
+    if refusal and done > saved:
+        return f"Stopped at step {done} of {steps}, but only {saved} are saved: {refusal}"
+    return f"Stopped at step {saved} of {steps}."
+
+
+def remedy(reason: str, run: str) -> str:
+    """How to go on. reason: an error's code, or another word."""
+    change = {
+        NonFinite.code: ' change what is advised, set if_changed to "continue anyway",',
+        DoesNotFit.code: ' lower batch size or resolution (the rank is fixed), set if_changed to "continue anyway",',
+    }.get(reason, "")
+    return f"To go on, choose {run} under resume{',' if change else ''}{change} and run again."
