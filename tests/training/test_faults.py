@@ -438,12 +438,12 @@ class Disk:
         def own(path: Path) -> bool:
             return self.root in Path(path).parents
 
-        def open_(path: Any, mode: str = "r") -> Any:
-            if own(path) and "x" in mode:
+        def open_(path: Any, mode: str = "r", **options: Any) -> Any:
+            if not isinstance(path, int) and own(path) and "x" in mode:
                 self("create")
                 self._unsynced_files.add(Path(path))
                 return _File(real_open(path, mode), self)
-            return real_open(path, mode)
+            return real_open(path, mode, **options)
 
         def fsync(descriptor: int) -> None:
             path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -528,7 +528,7 @@ def disk(tmp_path: Path) -> Disk:
     return Disk(tmp_path)
 
 
-OPERATIONS = 20
+OPERATIONS = 21
 """From the last step before the second checkpoint of a run to the first step after it."""
 
 
@@ -567,7 +567,7 @@ def test_a_disk_that_is_full_from_any_moment_on(
     with disk.watched():
         trained = train(on_step=arm_before_second_checkpoint(disk, operation, "full"), on_note=notes.append)
     assert len(trained.losses) == 6
-    assert result(tmp_path)["step"] == 6 or any("the disk of" in n and "newest checkpoint is" in n for n in notes)
+    assert result(tmp_path)["step"] == 6 or any("the disk of" in note for note in notes)
     assert no_partial_files(tmp_path)
     train(resume=trained.run)
     assert result(tmp_path) == undisturbed
@@ -584,7 +584,7 @@ def test_a_power_cut_at_any_moment(
     assert no_partial_files(tmp_path)
     (run,) = runs_module.list_runs(tmp_path / "runs")
     train(resume=run)
-    assert {**result(tmp_path), "journal": None} == {**undisturbed, "journal": None}, "torn lines may be lost"
+    assert result(tmp_path) == undisturbed
 
 
 def test_a_full_disk_at_the_end_of_a_cancelled_run(

@@ -38,6 +38,13 @@ def test_steps_that_were_lost_and_done_again_count_once(tmp_path: Path) -> None:
     assert [event["event"] for event in read_journal(tmp_path)].count("note") == 1
 
 
+def test_a_line_that_comes_late_takes_its_place(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for step, loss in ((1, 1.0), (3, 3.0), (2, 2.0), (3, 3.5)):
+        journal.write("step", step=step, loss=loss)
+    assert steps(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.5)]
+
+
 @pytest.mark.parametrize("torn", [b'{"event": "step", "st', b"\x00\x00", b"[1, 2]", b'{"event": 3}', b'{"step": 1}'])
 def test_a_torn_line_costs_only_itself(tmp_path: Path, torn: bytes) -> None:
     first = Journal(tmp_path)

@@ -10,7 +10,8 @@
     {"event": "finished",   "time": ..., "step": 1000}
 
 `time` is in seconds since 1970; a number that was not finite is null. Steps count from 1: `step` is the number of
-steps done. After `resumed`, lines of later steps from before are void: those steps were lost and are done again.
+steps done. After `resumed`, lines of later steps from before are void: those steps were lost and are done again. A
+line of a step that is there already takes its place.
 Covered: a last line torn by a crash, lines that are not JSON, a disk that is full or read-only (the run goes on
 without its journal). Lines reach the system one by one, and the disk before the next checkpoint does.
 """
@@ -68,23 +69,18 @@ class Journal:
 
 
 def read_journal(run_folder: Path) -> list[dict[str, Any]]:
-    """The events of a run in order, without the steps that were lost and done again; [] if there is no journal."""
-    events: list[dict[str, Any]] = []
-    last_step = 0
+    """The events of a run by step, without those that were lost and done again; [] if there is no journal."""
+    steps: dict[int, dict[str, Any]] = {}
+    others: list[dict[str, Any]] = []
     for event in _lines(run_folder / JOURNAL):
         if event["event"] == "resumed":
-            events = [e for e in events if not _is_void(e, event["step"])]
-            last_step = min(last_step, event["step"])
-        elif event["event"] == "step":
-            if event["step"] <= last_step:  # the line that said so was lost
-                events = [e for e in events if not _is_void(e, event["step"] - 1)]
-            last_step = event["step"]
-        events.append(event)
-    return events
-
-
-def _is_void(event: dict[str, Any], resumed_at: int) -> bool:
-    return event["event"] in ("step", "checkpoint") and event["step"] > resumed_at
+            steps = {step: line for step, line in steps.items() if step <= event["step"]}
+            others = [e for e in others if e["event"] != "checkpoint" or e["step"] <= event["step"]]
+        if event["event"] == "step":
+            steps[event["step"]] = event
+        else:
+            others.append(event)
+    return sorted([*steps.values(), *others], key=lambda event: event["step"])
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

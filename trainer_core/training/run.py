@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from .checkpoints import (
 )
 from .facts import RunFacts, require_same, what_changed
 from .history import LossHistory
-from .journal import Journal
+from .journal import Journal, read_journal
 from .lock import RunLock
 from .partial_lora import save_partial_lora
 from .report import StepReport
@@ -152,10 +152,18 @@ class Run:
         self._journal = self._journal or Journal(self.folder)
         changes = {"changes": self._changes} if event == "resumed" else {}
         self._record(event, steps=self.facts.settings.steps, facts=self.facts.to_json(), **changes)
+        self._write_missing_steps(self.folder, state.losses)
         for text in self._unwritten_notes:
             self._record("note", text=text)
         self._unwritten_notes.clear()
         return history, state.seconds
+
+    def _write_missing_steps(self, folder: Path, losses: Sequence[float | None]) -> None:
+        """Give the journal what a crash kept from it, as far as the checkpoint knows."""
+        written = {event["step"] for event in read_journal(folder) if event["event"] == "step"}
+        for step, loss in enumerate(losses, start=1):
+            if step not in written:
+                self._record("step", step=step, loss=loss, skipped=loss is None)
 
     def step_done(self, report: StepReport) -> None:
         """Write a step to the journal."""
