@@ -310,7 +310,7 @@ def test_names_that_are_too_long(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_crash_are_removed_once_they_are_old(tmp_path: Path) -> None:
     names = (".ideogram4-lora-partial-old", ".ideogram4-lora-partial-young", ".download", "ideogram4-lora-partial-mine")
-    for name, age_h in zip(names, (25, 23, 25, 25), strict=True):
+    for name, age_h in zip(names, (1.1, 0.9, 25, 25), strict=True):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file.partial").write_bytes(b"x")
         os.utime(tmp_path / name, (time.time() - age_h * 3600,) * 2)

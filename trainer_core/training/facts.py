@@ -135,9 +135,10 @@ def what_changed(before: RunFacts, now: RunFacts, *, step: int) -> Changes:
 def require_same(run_name: str, changes: Changes, *, step: int, continue_anyway: bool) -> None:
     """Raise `RunChanged` with the list of what changed, when the run must not or should not be gone on with."""
     if changes.forbidden:
+        enough = f" (steps: {step} or more)" if any(line.startswith("steps:") for line in changes.forbidden) else ""
         raise RunChanged(
             f"{run_name}, at step {step}, cannot be continued with these changes: {'; '.join(changes.forbidden)}. "
-            f"Set them as they were (steps: {step} or more), or start a new run."
+            f"Set them as they were{enough}, or start a new run."
             + (f" Also different: {'; '.join(changes.questionable)}." if changes.questionable else "")
         )
     if changes.questionable and not continue_anyway:
