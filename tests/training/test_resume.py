@@ -205,6 +205,14 @@ def test_some_changes_are_never_accepted(finished: Trainer, change: dict[str, An
         resume(finished, with_(**change), continue_anyway=True)
 
 
+def test_a_lower_rank_is_named_and_not_the_size_of_the_files(finished: Trainer) -> None:
+    """As with real sizes, where the checkpoint of a higher rank is larger than this run's may be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "_sha256_of_file", lambda *_: pytest.fail("the files were read"))
+        with pytest.raises(RunChanged, match="rank: 2 before, 1 now"):
+            resume(finished, with_(rank=1))
+
+
 @pytest.mark.parametrize(
     "change", [{"gradient_checkpointing": False}, {"checkpoint_every": 1}, {"keep_checkpoints": 9}]
 )

@@ -19,9 +19,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors
 import torch
@@ -39,6 +39,7 @@ FORMAT = 1
 MAX_STATE_BYTES = 4 * 2**20
 """Forty thousand steps, the most there are, take about 1 MB."""
 MAX_BYTES = 2**40
+Judge: TypeAlias = Callable[[RunFacts, int], None]
 _NAME = re.compile(r"step_(\d{6,})(?:_(\d+))?")
 
 
@@ -98,12 +99,12 @@ def subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def newest_checkpoint(run_folder: Path, *, max_bytes: int) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and why newer ones were passed over. max_bytes: see `read_checkpoint`."""
+def newest_checkpoint(run_folder: Path, *, max_bytes: int, judge: Judge) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, and why newer ones were passed over. For the rest see `read_checkpoint`."""
     passed_over: list[str] = []
     for folder in list_checkpoints(run_folder):
         try:
-            return read_checkpoint(folder, max_bytes=max_bytes), passed_over
+            return read_checkpoint(folder, max_bytes=max_bytes, judge=judge), passed_over
         except CheckpointUnreadable as error:
             passed_over.append(str(error))
     return None, passed_over
@@ -116,13 +117,18 @@ def delete_old_checkpoints(run_folder: Path, *, keep: int, spare: Path | None) -
             remove_folder(folder)
 
 
-def read_checkpoint(folder: Path, *, max_bytes: int = MAX_BYTES) -> Checkpoint:
+def read_checkpoint(folder: Path, *, max_bytes: int = MAX_BYTES, judge: Judge = lambda facts, step: None) -> Checkpoint:
     """Read and check a whole checkpoint, of which no file may have more than `max_bytes`.
 
+    judge: called with what it was made of and its step before anything large is read; may raise an error of its own.
     Raises `CheckpointUnreadable` saying what is wrong with it.
     """
     try:
         written = read_state_json(folder)
+    except (OSError, UserError) as error:
+        raise _unusable(folder, error) from error
+    judge(written["facts"], written["step"])
+    try:
         for name in (ADAPTER, OPTIMIZER):
             if _sha256_of_file(folder / name, max_bytes) != written["sha256"].get(name):
                 raise CheckpointUnreadable(f"{name} is not what was written")
@@ -134,11 +140,13 @@ def read_checkpoint(folder: Path, *, max_bytes: int = MAX_BYTES) -> Checkpoint:
             optimizer=_read_optimizer(folder / OPTIMIZER, adapter),
         )
     except (OSError, UserError, safetensors.SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
-        raise CheckpointUnreadable(
-            f"The checkpoint {folder.parent.name}/{folder.name} cannot be used: {reason}."
-        ) from error
+        raise _unusable(folder, error) from error
     return Checkpoint(folder.name, state, written["facts"])
+
+
+def _unusable(folder: Path, error: Exception) -> CheckpointUnreadable:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
+    return CheckpointUnreadable(f"The checkpoint {folder.parent.name}/{folder.name} cannot be used: {reason}.")
 
 
 def read_state_json(folder: Path) -> dict[str, Any]:

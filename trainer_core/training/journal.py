@@ -85,7 +85,8 @@ def read_journal(run_folder: Path) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        content = path.read_bytes()
+        with open_regular(path, os.O_RDONLY) as file:
+            content = file.read()
     except OSError:
         return
     for line in content.split(b"\n"):

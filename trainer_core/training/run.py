@@ -63,8 +63,10 @@ class Run:
         on_note: Callable[[str], None],
     ) -> None:
         """Raises `RunNotFound`, `CheckpointUnreadable`, `RunChanged`, `RunInUse`, `NameRejected`, and `SaveFailed` when
-        there is no room for `checkpoint_bytes` or the folder cannot be written to. A new run leaves
-        nothing on disk yet."""
+        there is no room for `checkpoint_bytes` or the folder cannot be written to.
+
+        A new run leaves nothing on disk yet.
+        """
         self.place = place
         self.facts = facts
         self.folder: Path | None = None
@@ -107,12 +109,16 @@ class Run:
         self._checkpoint = checkpoint = self._newest(folder)
         before, step = checkpoint.facts, checkpoint.state.step
         changes = what_changed(before, self.facts, step=step)
-        require_same(folder.name, changes, step=step, continue_anyway=self.place.continue_anyway)
         self._changes, self._changed = changes.all, bool(changes.questionable)
         chosen = self.place.start_lora
         unused = "" if chosen == before.start_lora else chosen
         self.note(resume_words(folder.name, step, self.facts.settings.steps, self._changes, unused))
         self.facts = dataclasses.replace(self.facts, start_lora=before.start_lora)
+
+    def _judge(self, before: RunFacts, step: int) -> None:
+        """Raise `RunChanged` when a checkpoint must not, or should not, be gone on with."""
+        changes = what_changed(before, self.facts, step=step)
+        require_same(self.name, changes, step=step, continue_anyway=self.place.continue_anyway)
 
     @property
     def saved_step(self) -> int:
@@ -301,7 +307,7 @@ class Run:
             return write_checkpoint(folder, state, self.facts)
 
     def _newest(self, folder: Path) -> Checkpoint:
-        checkpoint, passed_over = newest_checkpoint(folder, max_bytes=self._max_bytes)
+        checkpoint, passed_over = newest_checkpoint(folder, max_bytes=self._max_bytes, judge=self._judge)
         if checkpoint is None:
             reason = passed_over[0] if passed_over else "It has none."
             raise CheckpointUnreadable(
