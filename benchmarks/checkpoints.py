@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
-import importlib.util
 import json
-import os
 import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from support import pack
 
-PACK = "ideogram4_lora_trainer"
 BLOCKS, WIDTH, FFN = 34, 4608, 12288
 LAYERS = {
     "attention.qkv": (3 * WIDTH, WIDTH),
@@ -32,25 +28,9 @@ LAYERS = {
 }
 
 
-def load_module(name: str) -> Any:
-    """A module of the trainer's core, with ComfyUI at hand but without its server."""
-    root = Path(__file__).resolve().parents[1]
-    sys.path.insert(0, os.environ.get("COMFYUI_ROOT") or str(root / ".dev" / "ComfyUI"))
-    import comfy.options
-
-    comfy.options.args_parsing = False
-    from comfy.cli_args import args
-
-    args.cpu = True
-    spec = importlib.util.spec_from_file_location(PACK, root / "__init__.py", submodule_search_locations=[str(root)])
-    assert spec is not None
-    sys.modules[PACK] = importlib.util.module_from_spec(spec)
-    return importlib.import_module(f"{PACK}.trainer_core.{name}")
-
-
 def random_state(checkpoints: Any, rank: int) -> Any:
     """A run after 1000 steps."""
-    weights_of = sys.modules[f"{PACK}.trainer_core.lora_files"].LoraWeights
+    weights_of = pack.core("lora_files").LoraWeights
     adapter, optimizer = {}, {}
     for block in range(BLOCKS):
         for layer, (out, width) in LAYERS.items():
@@ -60,7 +40,16 @@ def random_state(checkpoints: Any, rank: int) -> Any:
                 optimizer[f"{path}.{name}.step"] = torch.tensor(1000.0)
                 optimizer[f"{path}.{name}.exp_avg"] = torch.rand_like(matrix)
                 optimizer[f"{path}.{name}.exp_avg_sq"] = torch.rand_like(matrix)
-    return checkpoints.RunState(tuple(float(n) for n in range(1000)), 1.0, adapter, optimizer)
+    return checkpoints.RunState(tuple(float(n) for n in range(1000)), 1.0, 0, adapter, optimizer)
+
+
+def facts() -> Any:
+    texts = dict.fromkeys(
+        ("dataset", "images", "captions", "texts", "model", "model_weights", "latents", "start_lora"), ""
+    )
+    settings = pack.core("config").TrainSettings()
+    facts_of = pack.core("training.facts").RunFacts
+    return facts_of(settings=settings, image_count=1, width=1024, height=1024, versions={}, **texts)
 
 
 def main() -> None:
@@ -68,12 +57,13 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--folder", help="where to write; default: the system's temporary folder")
     options = parser.parse_args()
-    checkpoints = load_module("training.checkpoints")
+    pack.load_comfyui()
+    checkpoints = pack.core("training.checkpoints")
     state = random_state(checkpoints, options.rank)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         seconds = {}
         started = time.perf_counter()
-        path = checkpoints.write_checkpoint(Path(folder), state, {})
+        path = checkpoints.write_checkpoint(Path(folder), state, facts())
         seconds["write"] = time.perf_counter() - started
         started = time.perf_counter()
         checkpoints.read_checkpoint(path)
@@ -86,7 +76,7 @@ def main() -> None:
         "rank": options.rank,
         "megabytes": round(size_bytes / 1e6),
         **{name: round(value, 2) for name, value in seconds.items()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": pack.machine(),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
     }
     print(json.dumps(figures))

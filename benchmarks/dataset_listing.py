@@ -7,35 +7,22 @@ Draws its own zip into a temporary folder and prints one line of JSON.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
-import os
 import platform
-import sys
 import tempfile
 import time
 import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import PIL
 from PIL import Image
+from support import pack
 
-PACK = "ideogram4_lora_trainer"
 FORMATS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"))
-
-
-def load_room(name: str) -> ModuleType:
-    """One room of the trainer's core, without the nodes and without ComfyUI."""
-    root = Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location(PACK, root / "__init__.py", submodule_search_locations=[str(root)])
-    assert spec is not None
-    sys.modules[PACK] = importlib.util.module_from_spec(spec)
-    return importlib.import_module(f"{PACK}.trainer_core.{name}")
 
 
 def write_zip(path: Path, count: int) -> None:
@@ -59,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     count = parser.parse_args().images
-    dataset_room = load_room("dataset")
+    dataset_room = pack.core("dataset")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "many.zip"
         write_zip(path, count)
@@ -76,7 +63,7 @@ def main() -> None:
         "seconds": round(seconds, 2),
         "kept_mib": round(kept_bytes / 2**20, 1),
         "peak_mib": round(peak_bytes / 2**20, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": pack.machine(),
         "versions": f"Python {platform.python_version()}, Pillow {PIL.__version__}, zlib {zlib.ZLIB_RUNTIME_VERSION}",
     }
     print(json.dumps(figures))
