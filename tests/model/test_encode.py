@@ -77,7 +77,10 @@ def test_a_damaged_entry_is_encoded_anew_and_refused_when_read(encoded: Callable
     assert torch.isfinite(data.raw_latent(0)).all()
 
 
-@pytest.mark.parametrize(("part", "words"), [("_encode_image", r"00\.png at 64x64"), ("_encode_caption", "caption '")])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [("_encode_image", r"00\.png at 64x64"), ("_text_features", "caption '"), ("project_texts", "captions")],
+)
 def test_out_of_memory_says_what_did_not_fit_and_keeps_what_is_done(
     encoded: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, part: str, words: str
 ) -> None:
@@ -91,6 +94,24 @@ def test_out_of_memory_says_what_did_not_fit_and_keeps_what_is_done(
         assert caught.value.__context__ is None, "the original exception would keep the device's tensors alive"
     data = encoded()
     assert data.newly_encoded == (6 if part == "_encode_image" else 3)
+
+
+def test_the_text_layers_are_brought_to_the_device_once_for_many_captions(
+    encoded: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = encode.project_texts
+    monkeypatch.setattr(encode, "project_texts", lambda p, texts: calls.append(len(texts)) or original(p, texts))
+    data = encoded()
+    assert calls == [3]
+    monkeypatch.setattr(encode, "_PROJECTED_AT_ONCE", 2)
+    before = [data.text(index).clone() for index in range(3)]
+    for item in data.items:
+        (path,) = data.cache.folder.rglob(f"{item.text_key}.safetensors")
+        path.unlink()
+    again = encoded()
+    assert calls == [3, 2, 1]
+    assert all(torch.equal(again.text(index), text) for index, text in enumerate(before))
 
 
 def test_a_damaged_entry_changes_what_comfyui_compares(encoded: Callable[..., Any], tmp_path: Path) -> None:

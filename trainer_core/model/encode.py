@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,10 +24,14 @@ from . import host
 from .cache import EncodingCache
 from .identity import patches_identity, weights_identity
 from .latents import CHANNELS, LatentStatistics, ideogram_statistics
-from .network import REAL_MIN_SIDE, REAL_WIDTH, compute_dtype, model_width, project_text, text_layers, text_width
+from .network import REAL_MIN_SIDE, REAL_WIDTH, compute_dtype, model_width, project_texts, text_layers, text_width
 
 ENCODING_VERSION = 1
 """Part of every cache key; raised when the same input would be encoded differently."""
+
+T = TypeVar("T")
+_PROJECTED_AT_ONCE = 8
+"""Captions whose features wait in main memory, up to 100 MB each, until the projection is brought to the device."""
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what)."""
@@ -145,7 +149,7 @@ def vae_statistics(vae: Any) -> LatentStatistics:
     return LatentStatistics(mean.clone(), torch.sqrt(variance + vae.first_stage_model.bn_eps))
 
 
-def _in_memory(encode: Callable[[], Tensor], what: str) -> Tensor:
+def _in_memory(encode: Callable[[], T], what: str) -> T:
     """Call `encode`. Raises `DoesNotFit` when the device runs out of memory."""
     try:
         return encode()
@@ -217,32 +221,42 @@ def _encode_captions(
     """Cache key of every distinct caption, and how many were not cached yet."""
     encoder = _encoder_identity(clip)
     projection = projection_identity(patcher)
-    distinct = list(dict.fromkeys(captions))
-    keys, new = {}, 0
-    for index, caption in enumerate(distinct):
-        host.raise_if_interrupted()
-        keys[caption] = key = _digest("caption", caption, encoder, projection)
-        if key not in cache:
-            encode = partial(_encode_caption, caption, clip, patcher)
-            cache.store(key, _in_memory(encode, f"the caption {caption[:80]!r}"))
-            new += 1
-        progress(index + 1, len(distinct), "caption")
+    keys = {caption: _digest("caption", caption, encoder, projection) for caption in dict.fromkeys(captions)}
+    new = [caption for caption, key in keys.items() if key not in cache]
+    done = len(keys) - len(new)
+    progress(done, len(keys), "caption")
+    for start in range(0, len(new), _PROJECTED_AT_ONCE):
+        group = new[start : start + _PROJECTED_AT_ONCE]
+        features = []
+        for caption in group:
+            host.raise_if_interrupted()
+            encode = partial(_text_features, caption, clip, patcher)
+            features.append(_in_memory(encode, f"the caption {caption[:80]!r}"))
+        project = partial(project_texts, patcher, features)
+        for caption, text in zip(group, _in_memory(project, "captions"), strict=True):
+            cache.store(keys[caption], _checked_text(text[0], caption))
+            done += 1
+            progress(done, len(keys), "caption")
     if new:
         host.unload(clip.patcher)
-    return keys, new
+    return keys, len(new)
 
 
-def _encode_caption(caption: str, clip: Any, patcher: Any) -> Tensor:
+def _text_features(caption: str, clip: Any, patcher: Any) -> Tensor:
+    """Features (1, L, F) from the text encoder. Raises `WrongTextEncoder`."""
     features = clip.encode_from_tokens(clip.tokenize(caption))
     if features.ndim != 3 or features.shape[-1] != text_width(patcher):
         raise WrongTextEncoder(
             f"The connected text encoder gives features of width {features.shape[-1]}, Ideogram 4 needs "
             f"{text_width(patcher)}. Load qwen3vl_8b with Load CLIP and set its type to ideogram4."
         )
-    projected = project_text(patcher, features)[0]
-    if not projected.isfinite().all():
+    return features
+
+
+def _checked_text(text: Tensor, caption: str) -> Tensor:
+    if not text.isfinite().all():
         raise NonFinite(f"The text encoder produced NaN or infinite values for the caption {caption[:80]!r}.")
-    return projected
+    return text
 
 
 def _encoder_identity(clip: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -175,17 +175,24 @@ def compute_dtype(patcher: Any) -> torch.dtype:
 
 
 def project_text(patcher: Any, features: Tensor) -> Tensor:
-    """Text features (1, L, 53248) through the model's two frozen text layers: (1, L, D), on the CPU.
+    """Text features (1, L, 53248) through the model's two frozen text layers: (1, L, D), on the CPU."""
+    return project_texts(patcher, [features])[0]
 
-    Only these two layers are brought to the device. The result is what the network would compute itself.
+
+def project_texts(patcher: Any, texts: Sequence[Tensor]) -> list[Tensor]:
+    """`project_text` of several texts of any length. Each result is what the network would compute itself.
+
+    Only the two layers are brought to the device, once for all texts: dequantised they have half a gigabyte.
     """
     norm, projection = text_layers(patcher)
     device, dtype = patcher.load_device, compute_dtype(patcher)
-    features = features.to(device=device, dtype=dtype)
+    normed = []
     with host.cast_weights(norm, device, dtype) as (weight, _):
-        features = F.rms_norm(features, norm.normalized_shape, weight, norm.eps)
+        for features in texts:
+            features = features.to(device=device, dtype=dtype)  # noqa: PLW2901 (the same on another device)
+            normed.append(F.rms_norm(features, norm.normalized_shape, weight, norm.eps).cpu())
     with host.cast_weights(projection, device, dtype) as (weight, bias):
-        return F.linear(features, weight, bias).cpu()
+        return [F.linear(features.to(device), weight, bias).cpu() for features in normed]
 
 
 def _attention(
