@@ -45,7 +45,7 @@ def random_state(checkpoints: Any, rank: int) -> Any:
 
 def facts() -> Any:
     texts = dict.fromkeys(
-        ("dataset", "images", "captions", "texts", "model", "model_weights", "latents", "start_lora"), ""
+        ("dataset", "images", "captions", "texts", "model", "model_weights", "compute", "latents", "start_lora"), ""
     )
     settings = pack.core("config").TrainSettings()
     facts_of = pack.core("training.facts").RunFacts

@@ -184,7 +184,8 @@ def runs_folder() -> Path:
 def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str) -> RunPlace:
     """What the four inputs mean. Raises `LoraUnreadable`, `LoraMismatch` and `SettingsError`."""
     as_choice(if_changed, "if_changed", (REFUSE, CONTINUE))
-    as_text(resume, "resume")
+    if as_text(resume, "resume") != NEW_RUN:
+        find_run(runs_folder(), resume)
     as_text(start_from_lora, "start_from_lora")
     start = {}
     if start_from_lora != FRESH and resume == NEW_RUN:

@@ -133,6 +133,13 @@ class LoraMismatch(UserError):
 
 
 class SaveFailed(UserError):
-    """A file could not be written: no space, no permission, or contents that must not be saved."""
+    """A file could not be written: no space, no permission, or contents that must not be saved.
+
+    `reason` is the message without the advice, for a place where another advice is right.
+    """
 
     code = "save_failed"
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(f"{reason} {advice}".strip())
+        self.reason = reason

@@ -71,6 +71,8 @@ def open_regular(path: Path, flags: int) -> BinaryIO:
 
     flags: of `os.open`. Raises OSError.
     """
+    if path.is_symlink():  # said again by O_NOFOLLOW, which Windows does not have
+        raise OSError(errno.ELOOP, "it is a link", str(path))
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -95,10 +97,14 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise SaveFailed(
-            f"{what} cannot be written to {folder}: {error.strerror or error}. Make the folder writable and run again."
+            f"{what} cannot be written to {folder}: {error.strerror or error}.",
+            "Make the folder writable and run again.",
         ) from error
     if free < needed_bytes:
-        raise SaveFailed(f"{what} need {needed_bytes:,} bytes in {folder}, {free:,} are free. Make room and run again.")
+        raise SaveFailed(
+            f"Not enough room for {what.lower()} in {folder}: need {needed_bytes:,} bytes, {free:,} are free.",
+            "Make room and run again.",
+        )
 
 
 def remove_folder(folder: Path) -> None:
@@ -139,7 +145,7 @@ def _new_in(folder: Path, stem: str, suffix: str, size_bytes: int) -> Iterator[P
             # What stays is swept later; a failure here must not hide that the file is in place, or why it is not.
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise SaveFailed(_explain(error, folder, stem + suffix, size_bytes)) from error
+        raise SaveFailed(*_explain(error, folder, stem + suffix, size_bytes)) from error
 
 
 def _write(path: Path, pieces: Pieces) -> None:
@@ -209,15 +215,17 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explain(error: OSError, folder: Path, file_name: str, size_bytes: int) -> str:
+def _explain(error: OSError, folder: Path, file_name: str, size_bytes: int) -> tuple[str, str]:
+    """Reason and advice."""
     if error.errno in _NO_SPACE:
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(folder).free
             return (
                 f"{file_name} was not saved: the disk of {folder} is full. {size_bytes:,} bytes are needed, "
-                f"{free:,} are free. Make room and run again."
+                f"{free:,} are free.",
+                "Make room and run again.",
             )
     return (
-        f"{file_name} was not saved in {folder}: {error.strerror or error}. "
-        "Check that the folder exists and can be written to, then run again."
+        f"{file_name} was not saved in {folder}: {error.strerror or error}.",
+        "Check that the folder exists and can be written to, then run again.",
     )

@@ -12,6 +12,9 @@ import gc
 import hashlib
 import os
 import re
+import shutil
+import signal
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -598,7 +601,7 @@ def test_a_full_disk_at_the_end_of_a_cancelled_run(
     notes: list[str] = []
     with disk.watched(), pytest.raises(HardCancel):
         train(on_step=on_step, on_note=notes.append)
-    assert re.search(r"Stopped at step 3 of 6, but only 2 are saved: .*disk .* full.*Its LoRA could not be", notes[-1])
+    assert re.search(r"Stopped at step 3 of 6, of which 2 are saved\. .*disk .* full.*Its LoRA could not be", notes[-1])
     assert not any("goes on" in note for note in notes)
     train(resume="ideogram4_00001")
     assert result(tmp_path)["files"] == undisturbed["files"]
@@ -669,6 +672,74 @@ def test_a_cancel_in_the_last_moment_still_leaves_a_lora(train: Callable[..., An
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         train(on_step=press, on_note=notes.append)
     assert "Stopped at step 6 of 6. The LoRA so far is ideogram4_00001_step_000006.safetensors" in notes[-1]
+
+
+def test_a_checkpoint_that_cannot_be_read_at_the_moment_costs_nothing(
+    train: Callable[..., Any], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """A hiccup of a network disk just when the run is cancelled must not make it look as if nothing had been done."""
+
+    def press(report: Any) -> None:
+        if report.step == 3:
+            raise HardCancel
+
+    def hiccup(original: Any, path: Path, flags: int) -> Any:
+        if path.parent.name != "step_000000":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return original(path, flags)
+
+    settings = dataclasses.replace(SETTINGS, keep_checkpoints=5)
+    notes: list[str] = []
+    with fault(checkpoints, "open_regular", hiccup, at_call=1, times=FOREVER), pytest.raises(HardCancel):
+        train(settings=settings, on_step=press, on_note=notes.append)
+    assert "Stopped at step 3 of 6, of which 0 are saved. The newest checkpoint cannot be read" in notes[-1]
+    train(resume="ideogram4_00001")
+    assert result(tmp_path) == undisturbed
+
+
+def test_a_run_whose_disk_was_full_from_the_start_says_so(
+    train: Callable[..., Any], disk: Disk, tmp_path: Path
+) -> None:
+    def on_step(report: Any) -> None:
+        if report.step == 1:
+            disk.fail_at, disk.kind = 1, "full"
+        if report.step == 3:
+            raise HardCancel
+
+    notes: list[str] = []
+    with disk.watched(), pytest.raises(HardCancel):
+        train(on_step=on_step, on_note=notes.append)
+    assert re.search(r"Stopped at step 3 of 6, of which 0 are saved\. .*full", notes[-1])
+    assert runs_module.list_runs(tmp_path / "runs") == ["ideogram4_00001"]
+
+
+def test_a_run_folder_that_is_deleted_while_it_is_trained_is_written_anew(
+    train: Callable[..., Any], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    def delete(report: Any) -> None:
+        if report.step == 3:
+            shutil.rmtree(tmp_path / "runs" / "ideogram4_00001")
+
+    notes: list[str] = []
+    train(on_step=delete, on_note=notes.append)
+    assert any("was deleted while it was trained" in note for note in notes)
+    assert {**result(tmp_path), "journal": 0} == {**undisturbed, "journal": 0}
+
+
+def test_the_lock_is_free_although_a_child_of_somebody_else_lives_on(tmp_path: Path) -> None:
+    from ideogram4_lora_trainer.trainer_core.training.lock import RunLock
+
+    lock = RunLock(tmp_path)
+    child = os.fork()
+    if not child:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        lock.close()
+        RunLock(tmp_path).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_an_error_while_stopping_does_not_hide_why_it_stopped(

@@ -310,7 +310,7 @@ def test_more_steps_are_free_as_long_as_no_planned_rate_changes(
 
     def facts(steps: int) -> RunFacts:
         text = dict.fromkeys(
-            ("dataset", "images", "captions", "texts", "model", "model_weights", "latents", "start_lora"), ""
+            ("dataset", "images", "captions", "texts", "model", "model_weights", "compute", "latents", "start_lora"), ""
         )
         settings = TrainSettings(steps=steps, schedule=schedule, warmup_steps=20)
         return RunFacts(settings=settings, image_count=1, width=64, height=64, versions={}, **text)
@@ -398,6 +398,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "state with a giant number": lambda folder: edit_state(folder, lambda s: s["losses"].__setitem__(0, 10**400)),
     "steps that do not add up": lambda folder: edit_state(folder, lambda state: state.update(step=3)),
     "a newer format": lambda folder: edit_state(folder, lambda state: state.update(format=99)),
+    "a step that is no whole number": lambda folder: edit_state(folder, lambda state: state.update(step=5.0)),
     "no hashes": lambda folder: edit_state(folder, lambda state: state.pop("sha256")),
     "nested without end": lambda folder: (folder / "state.json").write_text("[" * 10**5),
     "one changed digit": lambda folder: replace_in_state(folder, '"seconds": ', '"seconds": 1'),
@@ -523,7 +524,7 @@ def test_a_new_run_points_at_an_unfinished_one_of_the_same_kind(trainers: Callab
         return [note for note in said if "under resume" in note]
 
     (hint,) = notes(CONSTANT)
-    assert hint.startswith("ideogram4_00001 has the same data and settings and stopped at step 2.")
+    assert hint.startswith("ideogram4_00001 has the same data and settings and is at step 2.")
     assert not notes(with_(seed=5))
     resume(trainer)
     assert not notes(CONSTANT), "it is finished now"
@@ -545,7 +546,7 @@ def test_too_little_room_for_checkpoints_is_told_before_the_first_step(
 
     usage = namedtuple("usage", "total used free")
     trainer = trainers()
-    with monkeypatch.context() as patch, pytest.raises(SaveFailed, match=r"need [\d,]+ bytes .* 1,000 are free\. Make"):
+    with monkeypatch.context() as patch, pytest.raises(SaveFailed, match=r"need [\d,]+ bytes, 1,000 are free\. Make"):
         patch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
         trainer.train()
     assert list_runs(trainer.folder / "runs") == []

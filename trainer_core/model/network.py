@@ -148,7 +148,7 @@ def model_identity(patcher: Any) -> str:
     parts = (
         weights_identity(check_architecture(patcher).state_dict()),
         patches_identity(patcher.patches),
-        f"{compute_dtype(patcher)} {timesteps}",
+        str(timesteps),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

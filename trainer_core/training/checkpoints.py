@@ -91,10 +91,14 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, links left out; [] when it cannot be read or is not there."""
+    """The folders in a folder, links and hidden ones left out; [] when it cannot be read or is not there."""
     try:
         with os.scandir(folder) as entries:
-            return [folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return [
+                folder / entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            ]
     except OSError:
         return []
 
@@ -175,7 +179,8 @@ def _is_sound(written: dict[str, Any]) -> bool:
     of_tensors = {name: hashes.get(name) for name in (ADAPTER, OPTIMIZER)}
     return (
         all(loss is None or _is_finite_number(loss) for loss in losses)
-        and written.get("step") == len(losses)
+        and type(written.get("step")) is int
+        and written["step"] == len(losses)
         and type(written.get("forgiven")) is int
         and _is_finite_number(written.get("seconds"))
         and hashes.get(STATE) == _sha256([_canonical({**written, "sha256": of_tensors})])

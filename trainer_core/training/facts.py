@@ -24,7 +24,7 @@ from ..errors import CheckpointUnreadable, RunChanged, SettingsError
 from ..model import host
 from ..model.encode import TrainingData
 from ..model.identity import weights_identity
-from ..model.network import model_file_name, model_identity
+from ..model.network import compute_dtype, model_file_name, model_identity
 from ..model.versions import versions
 from .plan import learning_rate
 
@@ -52,6 +52,8 @@ class RunFacts:
     """Name of the weight file."""
     model_weights: str
     """Identity of its contents."""
+    compute: str
+    """The number type that it computes in."""
     latents: str
     """Of the constants that latents are normalised with."""
     start_lora: str
@@ -91,6 +93,7 @@ def run_facts(settings: TrainSettings, data: TrainingData, patcher: Any, *, star
         texts=_digest(item.text_key for item in data.items),
         model=model_file_name(patcher),
         model_weights=model_identity(patcher),
+        compute=str(compute_dtype(patcher)).removeprefix("torch."),
         latents=_latents_identity(settings, data),
         start_lora=start_lora,
         versions={**versions(), "device": host.device_name(patcher.load_device)},
@@ -128,7 +131,8 @@ def what_changed(before: RunFacts, now: RunFacts, *, step: int) -> Changes:
     for program in sorted({*before.versions, *now.versions}):
         was, here = before.versions.get(program, "none"), now.versions.get(program, "none")
         if was != here:
-            free.append(f"{program[:40]}: {was[:80]} before, {here} now, so results may differ in the last digits")
+            words = f"{_printable(program)}: {_printable(was)} before, {_printable(here)} now"
+            free.append(f"{words}, so results may differ in the last digits")
     return Changes(forbidden, questionable, free)
 
 
@@ -178,7 +182,10 @@ def _dataset_changes(before: RunFacts, now: RunFacts) -> list[str]:
 
 def _model_changes(before: RunFacts, now: RunFacts) -> list[str]:
     if before.model != now.model:
-        return [f"model: {before.model[:200] or 'unnamed'} before, {now.model or 'unnamed'} now"]
+        return [f"model: {_printable(before.model) or 'unnamed'} before, {now.model or 'unnamed'} now"]
+    if before.compute != now.compute:
+        # Another card or another start option; weights are loaded in that type too, so no more can be compared.
+        return [f"model: computes in {_printable(before.compute)} before, {now.compute} now"]
     same = before.model_weights == now.model_weights
     return [] if same else ["model: other weights under the same name, another LoRA on it, or other sampling settings"]
 
@@ -186,6 +193,11 @@ def _model_changes(before: RunFacts, now: RunFacts) -> list[str]:
 def _latents_identity(settings: TrainSettings, data: TrainingData) -> str:
     statistics = data.statistics(settings.latent_statistics)
     return weights_identity({"shift": statistics.shift, "scale": statistics.scale})
+
+
+def _printable(text: str) -> str:
+    """A text from a file that may be a stranger's, for the screen."""
+    return "".join(character if character.isprintable() else "?" for character in text[:80])
 
 
 def _digest(texts: Iterable[str]) -> str:

@@ -30,6 +30,8 @@ from typing import Any, BinaryIO
 from ..storage import open_regular
 
 JOURNAL = "journal.jsonl"
+MAX_BYTES = 64 * 2**20
+"""What is read of a journal. Forty thousand steps, the most there are, take about 10 MB."""
 
 
 class Journal:
@@ -37,6 +39,7 @@ class Journal:
 
     def __init__(self, run_folder: Path) -> None:
         self._file: BinaryIO | None = None
+        self._torn = True  # an empty line does no harm
         with contextlib.suppress(OSError):
             # Unbuffered: a line that the disk refused must not come back later in the middle of another.
             self._file = open_regular(run_folder / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -86,7 +89,7 @@ def read_journal(run_folder: Path) -> list[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with open_regular(path, os.O_RDONLY) as file:
-            content = file.read()
+            content = file.read(MAX_BYTES)
     except OSError:
         return
     for line in content.split(b"\n"):

@@ -27,14 +27,22 @@ class RunLock:
         with contextlib.suppress(OSError):
             self._file = open_regular(run_folder / LOCK, os.O_RDWR | os.O_CREAT)
         if self._file and not _locked(self._file):
-            self.close()
+            self._file.close()
             raise RunInUse(
                 f"{run_folder.name} is being trained already, by another ComfyUI or another tab's workflow. "
                 "Wait for it or cancel it there, or start a new run."
             )
 
+    @property
+    def held(self) -> bool:
+        """Whether there is a lock at all."""
+        return self._file is not None
+
     def close(self) -> None:
+        """Let go of it, also for child processes that another pack may have forked meanwhile."""
         if self._file:
+            with contextlib.suppress(OSError):
+                _unlock(self._file)
             self._file.close()
             self._file = None
 
@@ -53,3 +61,13 @@ def _locked(file: BinaryIO) -> bool:
     except OSError:
         return True
     return True
+
+
+def _unlock(file: BinaryIO) -> None:
+    if fcntl:
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
+    else:
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined, unused-ignore]

@@ -86,7 +86,8 @@ def train(
             # Here and not in the handler, because the exception keeps every tensor of its frames alive.
             if mode is MemoryMode.OFFLOAD:
                 saved = run.stopped(DoesNotFit.code)
-                raise DoesNotFit(f"{_too_large(data, settings, f'{mode}: {reason}')} {saved}".strip())
+                tried = dataclasses.replace(settings, gradient_checkpointing=True)
+                raise DoesNotFit(f"{_too_large(data, tried, f'{mode}: {reason}')} {saved}".strip())
             mode = MemoryMode(mode + 1)
             run.note(
                 f"The device ran out of memory ({reason}). Going on from step {max(0, run.saved_step)} with {mode}: "

@@ -27,6 +27,7 @@ from .checkpoints import (
     checkpoint_files,
     checkpoint_name,
     delete_old_checkpoints,
+    list_checkpoints,
     newest_checkpoint,
     write_checkpoint,
 )
@@ -76,7 +77,7 @@ class Run:
         self._unwritten_notes: list[str] = []
         self._checkpoint: Checkpoint | None = None
         self._changes: list[str] = []
-        self._changed = False
+        self._forgiven = 0
         self._lock: RunLock | None = None
         self._step = 0
         self._saved: Path | None = None
@@ -102,14 +103,20 @@ class Run:
 
     def _open(self, checkpoint_bytes: int) -> None:
         folder = find_run(self.place.runs_folder, self.place.resume)
-        require_room(folder, checkpoint_bytes, "The next checkpoint of this run")
         self._lock = RunLock(folder)
-        remove_leftovers(folder, min_age_s=0)
+        if self._lock.held:
+            remove_leftovers(folder, min_age_s=0)
         self.folder = folder
         self._checkpoint = checkpoint = self._newest(folder)
         before, step = checkpoint.facts, checkpoint.state.step
         changes = what_changed(before, self.facts, step=step)
-        self._changes, self._changed = changes.all, bool(changes.questionable)
+        if step < self.facts.settings.steps:
+            require_room(folder, checkpoint_bytes, "The next checkpoint of this run")
+        self._changes = changes.all
+        self._step = self._saved_step = step
+        if changes.questionable:
+            # Advice was followed, a lower learning rate say: what was skipped before counts no more.
+            self._forgiven = checkpoint.state.losses.count(None)
         chosen = self.place.start_lora
         unused = "" if chosen == before.start_lora else chosen
         self.note(resume_words(folder.name, step, self.facts.settings.steps, self._changes, unused))
@@ -149,10 +156,7 @@ class Run:
             state = checkpoint.state
             restore(state, adapters, optimizer, name=f"{self.name}/{checkpoint.name}")
             event = "resumed"
-        history = LossHistory(state.losses, forgiven=state.forgiven)
-        if self._changed:
-            # Advice was followed, lower learning rate say: what was skipped before counts no more.
-            history.forgiven, self._changed = history.skipped, False
+        history = LossHistory(state.losses, forgiven=max(state.forgiven, self._forgiven))
         self._step = self._saved_step = state.step
         self._save_at_s = time.monotonic() + INTERVAL_S
         self._journal = self._journal or Journal(self.folder)
@@ -191,6 +195,8 @@ class Run:
         """
         if self.folder is None:
             return False
+        if not self.folder.is_dir():
+            self._write_anew(self.folder)
         self._sync()
         try:
             now = state()
@@ -211,15 +217,26 @@ class Run:
         delete_old_checkpoints(self.folder, keep=self.facts.settings.keep_checkpoints, spare=path)
         return True
 
+    def _write_anew(self, folder: Path) -> None:
+        """Somebody deleted the folder: lock and journal went with it, and no step is saved any more."""
+        self.close()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock, self._journal, self._saved_step = RunLock(folder), Journal(folder), -1
+        self._record("started", steps=self.facts.settings.steps, facts=self.facts.to_json())
+        self.note(f"The folder of {self.name} was deleted while it was trained. It is written anew.")
+
     def _refused(self, error: SaveFailed) -> bool:
         self._refusal = error
         self._save_at_s = time.monotonic() + RETRY_S
         return False
 
+    def _why(self) -> str:
+        return self._refusal.reason if self._refusal else ""
+
     def save_or_go_on(self, state: Callable[[], RunState]) -> None:
         """`save` in the middle of a run, which a full disk does not end."""
         if not self.save(state):
-            self.note(f"{self._refusal} Training goes on; the newest checkpoint is that of step {self._saved_step}.")
+            self.note(f"{self._why()} Training goes on; the newest checkpoint is that of step {self._saved_step}.")
 
     def save_on_the_way_out(self, state: Callable[[], RunState]) -> None:
         """`save` because of an exception, which nothing that happens here may hide. `stopped` says how it went."""
@@ -255,17 +272,19 @@ class Run:
             self._sync()
         else:
             self.note(
-                f"Training is complete, but {self._refusal} Make room and press Run again before ComfyUI is closed: "
-                "the trained LoRA is still in its memory, and nothing is trained twice."
+                f"Training is complete, but its end is not on disk. {self._why()} Make room and press Run again before "
+                "ComfyUI is closed: the trained LoRA is still in its memory, and nothing is trained twice."
             )
 
     def stopped(self, reason: str) -> str:
         """Save the LoRA of the newest checkpoint, and say in words what is there and how to go on.
 
-        "" when the run had not begun. Raises nothing: it is called because of another error.
+        "" when there is none. Raises nothing: it is called because of another error.
         """
-        if self.folder is None or self._journal is None:
+        if self.folder is None:
             return ""
+        if self._journal is None:
+            return f"{self.name} is as it was, at step {self._saved_step}."
         try:
             return self._stopped(self.folder, reason)
         except Exception as error:
@@ -274,16 +293,19 @@ class Run:
             return str(error) if isinstance(error, UserError) else ""
 
     def _stopped(self, folder: Path, reason: str) -> str:
-        state = self._newest(folder).state
-        if state.step == 0 and not self.place.resume:
+        if not self.place.resume and self._step == 0 and [p.name for p in list_checkpoints(folder)] == ["step_000000"]:
             self.close()
             remove_folder(folder)
             return "Stopped before the first step was done, so there is nothing to keep."
+        state = self._newest(folder).state
         lora, lora_words = "", ""
         if state.step:
             stem = f"{self.name}_{checkpoint_name(state.step)}"
             lora, lora_words = save_partial_lora(state, self.facts, self._data, self.place.loras_folder, stem)
-        stopped = stop_words(self._step, state.step, self.facts.settings.steps, self._refusal)
+        refusal = self._why()
+        if state.step < self._saved_step:
+            refusal = "The newest checkpoint cannot be read at the moment."
+        stopped = stop_words(self._step, state.step, self.facts.settings.steps, refusal)
         message = " ".join(part for part in (stopped, lora_words, remedy(reason, self.name)) if part)
         self._record("stopped", step=state.step, reason=reason, message=message, lora=lora)
         self._sync()

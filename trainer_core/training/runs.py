@@ -51,7 +51,8 @@ def list_runs(runs_folder: Path) -> list[str]:
 def find_run(runs_folder: Path, name: str) -> Path:
     """The folder of a run. Raises `RunNotFound` or `PathOutsideRoot`."""
     folder = resolve_inside(runs_folder, name)
-    if folder.parent != resolve_inside(runs_folder, "") or not list_checkpoints(folder):
+    hidden = folder.name.startswith(".")
+    if hidden or folder.parent != resolve_inside(runs_folder, "") or not list_checkpoints(folder):
         known = list_runs(runs_folder)
         raise RunNotFound(
             f"There is no run {shown(name)} in the {runs_folder.name} folder. "
@@ -93,7 +94,7 @@ def unfinished_twin(runs_folder: Path, facts: RunFacts) -> str:
             same = not changes.forbidden + changes.questionable and before.start_lora == facts.start_lora
             if same and 0 < step < before.settings.steps:
                 return (
-                    f"{name} has the same data and settings and stopped at step {step}. This is a new run; to go "
+                    f"{name} has the same data and settings and is at step {step}. This is a new run; to go "
                     f"on with that one instead, cancel and choose {name} under resume."
                 )
     return ""

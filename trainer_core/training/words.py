@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import DoesNotFit, NonFinite, SaveFailed
+from ..errors import DoesNotFit, NonFinite
 
 
 def resume_words(run: str, step: int, steps: int, changes: Sequence[str], unused_lora: str) -> str:
@@ -19,10 +19,10 @@ def resume_words(run: str, step: int, steps: int, changes: Sequence[str], unused
     return words
 
 
-def stop_words(done: int, saved: int, steps: int, refusal: SaveFailed | None) -> str:
+def stop_words(done: int, saved: int, steps: int, refusal: str) -> str:
     """How far a run got, and why less than that is on disk."""
     if refusal and done > saved:
-        return f"Stopped at step {done} of {steps}, but only {saved} are saved: {refusal}"
+        return f"Stopped at step {done} of {steps}, of which {saved} are saved. {refusal}"
     return f"Stopped at step {saved} of {steps}."
 
 
