@@ -159,7 +159,7 @@ STAGES: dict[str, tuple[Any, str, int]] = {
     "opening the model": (network, "frozen_copy", 1),
     "placing adapters": (loop, "inject_adapters", 1),
     "the check before step 1": (loop, "self_check", 1),
-    "the first checkpoint": (run_module, "checkpoint_files", 1),
+    "the first checkpoint": (runs_module, "checkpoint_files", 1),
     "making a batch": (loop, "make_batch", FAULT_STEP * PER_STEP + 2),
     "forward": (network.Network, "velocity", CHECK_FORWARDS + FAULT_STEP * PER_STEP + 2),
     "loss": (loop, "velocity_loss", FAULT_STEP * PER_STEP + 2),
@@ -173,7 +173,7 @@ STAGES: dict[str, tuple[Any, str, int]] = {
     "optimiser": (torch.optim.AdamW, "step", FAULT_STEP + 1),
     "reporting": (run_module.Run, "step_done", FAULT_STEP + 1),
     "capturing": (loop, "capture", 1),
-    "saving": (run_module, "write_checkpoint", 2),
+    "saving": (checkpoints, "write_checkpoint", 2),
     "deleting old checkpoints": (run_module, "delete_old_checkpoints", 2),
     "the result": (loop, "trained_weights", 1),
 }
@@ -628,7 +628,7 @@ def test_a_checkpoint_that_failed_is_tried_again_soon(
     """Not only when the next one is due, which may be hours later; and older ones are kept."""
     monkeypatch.setattr(run_module, "RETRY_S", 0.0)
     saved: list[int] = []
-    original = run_module.write_checkpoint
+    original = checkpoints.write_checkpoint
 
     def write(folder: Path, state: Any, facts: Any) -> Any:
         if state.step == 4 and not saved:
@@ -643,7 +643,7 @@ def test_a_checkpoint_that_failed_is_tried_again_soon(
         except OSError as error:
             raise SaveFailed("no") from error
 
-    monkeypatch.setattr(run_module, "write_checkpoint", as_storage_does)
+    monkeypatch.setattr(checkpoints, "write_checkpoint", as_storage_does)
     train(settings=dataclasses.replace(SETTINGS, checkpoint_every=4))
     assert saved == [-1, 4, 6], "a second attempt at once; this one was enough"
 
@@ -658,7 +658,7 @@ def test_a_disk_that_refuses_for_another_reason_costs_no_older_checkpoint(
         seen.append(len(checkpoints.list_checkpoints(args[0])))
         raise SaveFailed("refused") from OSError(errno.EACCES, "Permission denied")
 
-    with fault(run_module, "write_checkpoint", refuse, at_call=4, times=2):
+    with fault(checkpoints, "write_checkpoint", refuse, at_call=4, times=2):
         train(settings=settings)
     assert seen == [4, 4]
 

@@ -336,11 +336,10 @@ def test_other_versions_are_said_and_not_refused(finished: Trainer, monkeypatch:
 def test_checkpoints_come_every_n_steps_and_at_the_end_and_only_the_newest_stay(
     trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ideogram4_lora_trainer.trainer_core.training import run
 
     written: list[str] = []
-    original = run.write_checkpoint
-    monkeypatch.setattr(run, "write_checkpoint", lambda *a: written.append((p := original(*a)).name) or p)
+    original = checkpoints.write_checkpoint
+    monkeypatch.setattr(checkpoints, "write_checkpoint", lambda *a: written.append((p := original(*a)).name) or p)
     trainer = trainers()
     trainer.train(with_(steps=7, checkpoint_every=2, keep_checkpoints=3))
     assert written == ["step_000002", "step_000004", "step_000006", "step_000007"]
@@ -358,8 +357,8 @@ def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
     now = [0.0]
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
     saved: list[int] = []
-    original = run.write_checkpoint
-    monkeypatch.setattr(run, "write_checkpoint", lambda f, s, x: saved.append(s.step) or original(f, s, x))
+    original = checkpoints.write_checkpoint
+    monkeypatch.setattr(checkpoints, "write_checkpoint", lambda f, s, x: saved.append(s.step) or original(f, s, x))
     trainer = trainers()
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(run.Run, "step_done", lambda self, report: now.__setitem__(0, now[0] + 250))
@@ -491,14 +490,13 @@ def test_a_run_without_a_usable_checkpoint_says_so(finished: Trainer) -> None:
 
 def test_the_only_whole_checkpoint_is_never_deleted(trainers: Callable[..., Trainer]) -> None:
     """A newer one that is damaged does not count, also when the disk is so full that room must be made."""
-    from ideogram4_lora_trainer.trainer_core.training import run as run_module
 
     trainer = trainers()
     run = trainer.stop_after(5, settings=with_(SETTINGS, checkpoint_every=3))
     newest, older = checkpoints.list_checkpoints(trainer.folder / "runs" / run)
     damage_flip(newest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "write_checkpoint", lambda *_: (_ for _ in ()).throw(SaveFailed("full")))
+        patch.setattr(checkpoints, "write_checkpoint", lambda *_: (_ for _ in ()).throw(SaveFailed("full")))
         trainer.train(with_(SETTINGS, keep_checkpoints=1), resume=run)
     assert older in checkpoints.list_checkpoints(trainer.folder / "runs" / run)
 

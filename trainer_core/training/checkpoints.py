@@ -27,9 +27,9 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointUnreadable, UserError
+from ..errors import CheckpointUnreadable, SaveFailed, UserError
 from ..lora_files import LoraWeights, TensorInfo, comfy_state_dict, read_header, read_lora, tensor_file
-from ..storage import Pieces, open_regular, place_new_folder, remove_folder
+from ..storage import Pieces, is_disk_full, open_regular, place_new_folder, remove_folder
 from .facts import RunFacts
 from .state import RunState
 
@@ -78,6 +78,16 @@ def checkpoint_files(state: RunState, facts: RunFacts) -> dict[str, Pieces]:
 def write_checkpoint(run_folder: Path, state: RunState, facts: RunFacts) -> Path:
     """Add a checkpoint to a run and return its folder. Raises `SaveFailed`; then there is no new one."""
     return place_new_folder(run_folder, checkpoint_name(state.step), checkpoint_files(state, facts))
+
+
+def write_making_room(run_folder: Path, state: RunState, facts: RunFacts, *, spare: Path | None) -> Path:
+    """`write_checkpoint`; on a full disk all checkpoints but the newest, and `spare`, give up their room first."""
+    try:
+        return write_checkpoint(run_folder, state, facts)
+    except SaveFailed as error:
+        if is_disk_full(error):
+            delete_old_checkpoints(run_folder, keep=1, spare=spare)
+        return write_checkpoint(run_folder, state, facts)
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:

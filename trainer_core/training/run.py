@@ -21,15 +21,14 @@ from ..errors import CheckpointUnreadable, SaveFailed, UserError
 from ..model import host
 from ..model.adapters import Adapters
 from ..model.encode import TrainingData
-from ..storage import is_disk_full, place_new_folder, remove_folder, remove_leftovers, require_room
+from ..storage import remove_folder, remove_leftovers, require_room
 from .checkpoints import (
     Checkpoint,
-    checkpoint_files,
     checkpoint_name,
     delete_old_checkpoints,
     list_checkpoints,
     newest_checkpoint,
-    write_checkpoint,
+    write_making_room,
 )
 from .facts import RunFacts, require_same, what_changed
 from .history import LossHistory
@@ -37,7 +36,7 @@ from .journal import Journal, read_journal
 from .lock import RunLock
 from .partial_lora import save_partial_lora
 from .report import StepReport
-from .runs import RunPlace, check_name, find_run, sweep, unfinished_twin, unused_name
+from .runs import RunPlace, check_name, create_run, find_run, sweep, unfinished_twin
 from .state import RunState, capture, restore
 from .words import remedy, resume_words, stop_words
 
@@ -147,7 +146,7 @@ class Run:
         """
         if self.folder is None:
             state = capture(adapters, optimizer, LossHistory(), 0.0)
-            self._saved = self._create(state)
+            self._saved = create_run(self.place, state, self.facts)
             self.folder = self._saved.parent
             self._lock = RunLock(self.folder)
             event = "started"
@@ -202,7 +201,7 @@ class Run:
             now = state()
             if now.step == self._saved_step:
                 return True
-            path = self._write(self.folder, now)
+            path = write_making_room(self.folder, now, self.facts, spare=self._saved)
         except SaveFailed as error:
             return self._refused(error)
         except (MemoryError, RuntimeError) as error:
@@ -312,21 +311,6 @@ class Run:
         return message
 
     # ---- disk ------------------------------------------------------------------------------------------------
-
-    def _create(self, state: RunState) -> Path:
-        folder = self.place.runs_folder
-        files = checkpoint_files(state, self.facts)
-        first = {f"{checkpoint_name(state.step)}/{name}": pieces for name, pieces in files.items()}
-        return place_new_folder(folder, unused_name(folder, self.place.name), first) / checkpoint_name(state.step)
-
-    def _write(self, folder: Path, state: RunState) -> Path:
-        try:
-            return write_checkpoint(folder, state, self.facts)
-        except SaveFailed as error:
-            if is_disk_full(error):
-                # All checkpoints but the newest give up their room.
-                delete_old_checkpoints(folder, keep=1, spare=self._saved)
-            return write_checkpoint(folder, state, self.facts)
 
     def _newest(self, folder: Path) -> Checkpoint:
         checkpoint, passed_over = newest_checkpoint(folder, max_bytes=self._max_bytes, judge=self._judge)

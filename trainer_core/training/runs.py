@@ -9,9 +9,10 @@ from pathlib import Path
 from ..errors import CheckpointUnreadable, RunNotFound
 from ..lora_files import LoraWeights
 from ..paths import NameRejected, resolve_inside, shown, storable_parts
-from ..storage import remove_leftovers
-from .checkpoints import list_checkpoints, read_state_json, subfolders
+from ..storage import place_new_folder, remove_leftovers
+from .checkpoints import checkpoint_files, checkpoint_name, list_checkpoints, read_state_json, subfolders
 from .facts import RunFacts, what_changed
+from .state import RunState
 
 _TWINS_LOOKED_AT = 5
 
@@ -75,7 +76,14 @@ def sweep(runs_folder: Path) -> None:
         remove_leftovers(folder)
 
 
-def unused_name(runs_folder: Path, name: str) -> str:
+def create_run(place: RunPlace, state: RunState, facts: RunFacts) -> Path:
+    """Make the folder of a new run together with its first checkpoint, and return the latter. Raises `SaveFailed`."""
+    step = checkpoint_name(state.step)
+    files = {f"{step}/{name}": pieces for name, pieces in checkpoint_files(state, facts).items()}
+    return place_new_folder(place.runs_folder, _unused_name(place.runs_folder, place.name), files) / step
+
+
+def _unused_name(runs_folder: Path, name: str) -> str:
     """`name_00001` with the first number that is free."""
     taken = {path.name for path in runs_folder.iterdir()} if runs_folder.is_dir() else set()
     number = 1
