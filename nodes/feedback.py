@@ -6,9 +6,8 @@ import textwrap
 import time
 from collections.abc import Callable
 
-from comfy_api.latest import io
-
 import server
+from comfy_api.latest import io
 
 UPDATE_INTERVAL_S = 0.5
 LINE_LENGTH = 40

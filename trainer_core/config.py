@@ -15,6 +15,7 @@ from .errors import SettingsError
 
 SCHEDULES = ("constant", "cosine")
 LATENT_STATISTICS = ("ideogram", "vae")
+MEMORY_MODES = ("auto", "resident", "offloaded", "streamed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,10 @@ class TrainSettings:
     rank_stabilized: bool = False
     """Scale adapters by alpha/sqrt(rank) instead of alpha/rank (rsLoRA, arXiv:2312.03732)."""
     gradient_checkpointing: bool = True
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    """Recompute as many blocks in the backward pass as memory asks for, instead of keeping all their activations."""
+    memory_mode: str = "auto"
+    """What lies on the device: everything (`resident`); all but the inputs of blocks and the optimiser's moments
+    (`offloaded`); or of the weights, too, only those in use (`streamed`). `auto` takes the first that fits."""
     latent_statistics: str = "ideogram"
     """Normalise latents with Ideogram's published constants, or with the statistics inside the VAE file."""
     checkpoint_every: int = 0
@@ -75,6 +79,7 @@ class TrainSettings:
         for name in ("train_modulation", "rank_stabilized", "gradient_checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        _check_choice(self, "memory_mode", MEMORY_MODES)
         _check_choice(self, "latent_statistics", LATENT_STATISTICS)
         _check_int(self, "checkpoint_every", 0, 40_000)
         _check_int(self, "keep_checkpoints", 1, 1000)

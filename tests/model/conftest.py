@@ -21,7 +21,7 @@ def opened(tiny_model: Callable[..., Any]) -> Callable[..., Any]:
     @contextmanager
     def open_it(fmt: str, *, train_modulation: bool = False, rank_stabilized: bool = False) -> Iterator[Any]:
         patcher = tiny_model(fmt)
-        with torch.inference_mode(), open_network(patcher, activation_bytes=0) as network:
+        with torch.inference_mode(), open_network(patcher) as network:
             adapters = inject_adapters(
                 network.module,
                 rank=RANK,

@@ -94,13 +94,18 @@ def test_position_matters_as_much_as_in_the_fp32_model_even_under_ambient_autoca
             return network.velocity(x, torch.tensor([0.7]), text, None).detach()
 
         def under_autocast(x: Tensor) -> Tensor:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return as_trained(x)
+            model = patcher.model.diffusion_model
+            features = torch.randn(1, 5, model.llm_cond_proj.in_features, generator=torch.Generator().manual_seed(6))
+            with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+                return model(x, torch.tensor([0.7]), context=features).float()
 
         expected = change(as_trained)
         blind = change(under_autocast)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            protected_inside = change(as_trained)
     with torch.autocast("cpu", dtype=torch.bfloat16), opened("fp32") as (_patcher, network, _adapters):
         protected = change(as_trained)
     assert expected > 0.03
     assert blind < 0.3 * expected, "autocast no longer ruins positions; the protection may be obsolete"
+    assert protected_inside == expected
     assert abs(protected - expected) < 1e-5

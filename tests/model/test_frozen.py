@@ -63,7 +63,7 @@ def test_loss_and_gradients_equal_those_of_peft_on_the_dequantized_model(opened:
 
     with opened(fmt, train_modulation=True) as (patcher, network, adapters):
         fill_up(adapters)
-        network.checkpoint_blocks()
+        network.arrange()
         noised, sigma, text, target = example(patcher.model.diffusion_model.input_proj.out_features, batch=2)
         (network.velocity(noised, sigma, text, None) - target).square().mean().backward()
 

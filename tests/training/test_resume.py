@@ -19,7 +19,7 @@ import torch
 from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 from ideogram4_lora_trainer.trainer_core.errors import CheckpointUnreadable, RunChanged, SaveFailed
 from ideogram4_lora_trainer.trainer_core.paths import NameRejected
-from ideogram4_lora_trainer.trainer_core.training import checkpoints, loop
+from ideogram4_lora_trainer.trainer_core.training import checkpoints, feed, loop
 from ideogram4_lora_trainer.trainer_core.training.runs import list_runs
 from networks import place_under, training_data
 from safetensors.torch import load_file, save_file
@@ -57,17 +57,17 @@ class Trainer:
     ) -> Any:
         forwards = 0
 
-        def make_batch(data: Any, micro: Any, *rest: Any) -> Any:
+        def prepare_batch(data: Any, micro: Any, *rest: Any, **options: Any) -> Any:
             nonlocal forwards
             forwards += 1
             if stop_at_forward is not None and forwards > stop_at_forward:
                 raise Cancelled
             self.items.append((micro.first_position, micro.items, micro.sigmas))
-            return original(data, micro, *rest)
+            return original(data, micro, *rest, **options)
 
         with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-            original = loop.make_batch
-            patch.setattr(loop, "make_batch", make_batch)
+            original = feed.prepare_batch
+            patch.setattr(feed, "prepare_batch", prepare_batch)
             return loop.train(self.patcher, self.data, settings, place_under(self.folder, **place), on_note=on_note)
 
     def stop_after(self, step: int, *, extra_forwards: int = 0, settings: TrainSettings = SETTINGS) -> str:
@@ -363,7 +363,7 @@ def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(run.Run, "step_done", lambda self, report: now.__setitem__(0, now[0] + 250))
         loop.train(trainer.patcher, trainer.data, with_(steps=8), place_under(trainer.folder))
-    assert saved == [3, 6, 8]
+    assert saved == [4, 8]
 
 
 def test_the_adapter_of_a_checkpoint_is_a_lora_that_comfyui_loads(finished: Trainer) -> None:
@@ -681,8 +681,8 @@ def test_memory_of_the_checkpoint_is_given_back(trainers: Callable[..., Trainer]
     left: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "restore", remember)
-        make_batch = loop.make_batch
-        patch.setattr(loop, "make_batch", lambda *a: left.append(sum(r() is not None for r in alive)) or make_batch(*a))
+        loss = loop.velocity_loss
+        patch.setattr(loop, "velocity_loss", lambda *a: left.append(sum(r() is not None for r in alive)) or loss(*a))
         resume(finished)
     assert alive and left[-1] == 0
 

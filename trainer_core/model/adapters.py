@@ -1,7 +1,7 @@
 """Adapters: which layers are trained, PEFT's injection of them, and their weights as plain tensors.
 
-PEFT creates and names the adapters; the forward and backward are ours (`frozen.AdaptedLinearFunction`), because the
-base layer is a ComfyUI module whose weight may be quantised and must not be kept.
+PEFT creates and names the adapters; the forward and backward are ours (`products.py`), because the base layer is a
+ComfyUI module whose weight may be quantised and must not be kept.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
 from ..errors import WrongModel
-from .frozen import AdaptedLinearFunction, FrozenLinear
+from .frozen import FrozenLinear
 from .host import ComfyModule
+from .products import AdaptedLinearFunction, GatedFeedForwardFunction
 
 ADAPTER = "default"
 LINEARS = ("attention.qkv", "attention.o", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
@@ -30,9 +32,26 @@ class AdaptedLinear(PeftLinear):
     """PEFT's LoRA layer over a `FrozenLinear`; only the arithmetic is replaced."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return AdaptedLinearFunction.apply(
-            x, self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight, self.scaling[ADAPTER], self.base_layer
-        )
+        return AdaptedLinearFunction.apply(x, *self.arguments())
+
+    def arguments(self) -> tuple[Tensor, Tensor, float, FrozenLinear]:
+        """What `products.py` computes with: A, B, scale, base layer."""
+        layer: Any = self
+        return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, self.scaling[ADAPTER], layer.base_layer
+
+
+class GatedFeedForward(nn.Module):
+    """The feed-forward of a block over the same three layers, which keeps two wide tensors fewer for its backward."""
+
+    def __init__(self, base: ComfyModule) -> None:
+        super().__init__()
+        self.w1, self.w2, self.w3 = base.w1, base.w2, base.w3
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = (self.w1, self.w2, self.w3)
+        if all(isinstance(layer, AdaptedLinear) for layer in layers):
+            return GatedFeedForwardFunction.apply(x, *(part for layer in layers for part in layer.arguments()))
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
 @dataclasses.dataclass(frozen=True)

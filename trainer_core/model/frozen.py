@@ -4,7 +4,7 @@
 way, so there is nothing to restore after a run, a cancel or a crash; and because each layer casts its weight anew
 whenever it is needed, the base may be bf16, fp8, nvfp4 or int8, resident or offloaded, with or without patches.
 
-Shapes: B batch, L tokens, I in, O out, R rank.
+Shapes: B batch, L tokens, I in, O out.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class FrozenLinear(nn.Module):
         self.out_features: int = base.out_features
         # A bare attribute would register `base` as a child, and `.to()` or `state_dict()` would then reach its weights.
         self._base = (base,)
+        self.fetched: host.FetchedWeight | None = None
+        """The weight on the device, where it was brought there ahead of its use."""
 
     @property
     def base(self) -> ComfyModule:
@@ -41,63 +43,37 @@ class FrozenLinear(nn.Module):
         """The stored weight, in whatever format; PEFT asks for its device."""
         return self.base.weight
 
-    def smoothed(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return _FrozenLinearFunction.apply(x, self)
+
+    def product(self, x: Tensor) -> Tensor:
+        """`x @ W.T + b`, outside of autograd: (..., I) to (..., O)."""
+        with host.cast_weights(self.base, x.device, x.dtype, self.fetched) as (weight, bias):
+            return F.linear(self._smoothed(x), weight, bias)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """Gradient of the input from that of the output: (..., O) to (..., I)."""
+        with host.cast_weights(self.base, grad.device, grad.dtype, self.fetched) as (weight, _):
+            return self._smoothed(grad @ weight)
+
+    def _smoothed(self, x: Tensor) -> Tensor:
         """The input as the stored weight expects it: some quantised files divide a per-channel scale out of it."""
         scale = getattr(self.base, "pre_quant_scale", None)
         return x if scale is None else x * scale.to(device=x.device, dtype=x.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _FrozenLinearFunction.apply(self.smoothed(x), self.base)
 
 
 class _FrozenLinearFunction(torch.autograd.Function):
     """`x @ W.T + b`; the backward casts W again instead of saving it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: ComfyModule) -> Tensor:
-        ctx.base = base
-        with host.cast_weights(base, x.device, x.dtype) as (weight, bias):
-            return F.linear(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
+        ctx.layer = layer
+        return layer.product(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
-        if not ctx.needs_input_grad[0]:
-            return None, None
-        with host.cast_weights(ctx.base, grad.device, grad.dtype) as (weight, _):
-            return grad @ weight, None
-
-
-class AdaptedLinearFunction(torch.autograd.Function):
-    """`x' @ W.T + b + scale * (x @ A.T) @ B.T` with W frozen; x' is x, smoothed for W where the file asks for it.
-
-    A (R, I) and B (O, R) are fp32 masters. The products run in x's dtype; gradients are added up in fp32 because they
-    are returned in the masters' dtype.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, scale: float, layer: FrozenLinear) -> Tensor:
-        down_cast, up_cast = down.to(x.dtype), up.to(x.dtype)
-        hidden = F.linear(x, down_cast) * scale
-        with host.cast_weights(layer.base, x.device, x.dtype) as (weight, bias):
-            out = F.linear(layer.smoothed(x), weight, bias)
-        ctx.save_for_backward(x, hidden, down, up)
-        ctx.scale, ctx.layer = scale, layer
-        return out.add_(F.linear(hidden, up_cast))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        x, hidden, down, up = ctx.saved_tensors
-        grad_hidden = (grad @ up.to(grad.dtype)) * ctx.scale
-        grad_down = grad_hidden.flatten(0, -2).T @ x.flatten(0, -2)
-        grad_up = grad.flatten(0, -2).T @ hidden.flatten(0, -2)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            with host.cast_weights(ctx.layer.base, grad.device, grad.dtype) as (weight, _):
-                grad_x = ctx.layer.smoothed(grad @ weight)
-            grad_x.add_(grad_hidden @ down.to(grad.dtype))
-        return grad_x, grad_down.to(down.dtype), grad_up.to(up.dtype), None, None
+        return (ctx.layer.input_gradient(grad) if ctx.needs_input_grad[0] else None), None
 
 
 class FrozenNorm(nn.Module):

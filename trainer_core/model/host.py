@@ -6,36 +6,139 @@ the training flag, loading and freeing, the interrupt and out-of-memory signals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import comfy.model_management
 import comfy.ops
 import comfy.quant_ops
 import torch
+from torch import Tensor
 
 ComfyModule: TypeAlias = Any
 """A module of ComfyUI's, whose attributes no type checker can see."""
+Stream: TypeAlias = Any
+"""A stream of the device as ComfyUI makes it, or None: then copies run in line with the computation."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FetchedWeight:
+    """Weight and bias of a ComfyUI module that were brought to the device ahead of their use, as they are stored."""
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_function: list[Any]
+    bias_function: list[Any]
+
+
+def is_elsewhere(module: ComfyModule, device: torch.device) -> bool:
+    """Whether the weight has to be fetched before it is used on `device`.
+
+    Weights under ComfyUI's dynamic VRAM are not: it moves them by itself.
+    """
+    return module.weight.device != device and not hasattr(module, "_v")
+
+
+def fetch_weight(module: ComfyModule, device: torch.device, stream: Stream) -> FetchedWeight:
+    """Begin to copy a module's weight to `device` on a side stream; wait for it with `join`."""
+
+    def copied(tensor: Tensor) -> Tensor:
+        non_blocking = comfy.model_management.device_supports_non_blocking(device)
+        return comfy.model_management.cast_to(tensor, None, device, non_blocking=non_blocking, copy=True, stream=stream)
+
+    bias = None if module.bias is None else copied(module.bias)
+    return FetchedWeight(copied(module.weight), bias, module.weight_function, module.bias_function)
+
+
+def side_stream(device: torch.device) -> Stream:
+    """One of ComfyUI's streams for copies that run beside the computation; None where there are none."""
+    return comfy.model_management.get_offload_stream(device)
+
+
+def copy_stream(device: torch.device) -> Stream:
+    """A stream for copies to and from main memory whose order matters: always the same one. None off a GPU."""
+    return _copy_stream(device) if device.type == "cuda" else None
+
+
+@functools.lru_cache(maxsize=8)
+def _copy_stream(device: torch.device) -> Stream:
+    stream: Stream = torch.cuda.Stream(device)
+    stream.as_context = torch.cuda.stream
+    return stream
+
+
+def pinned(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Main memory for `count` values that `device` can copy to and from beside its work."""
+    return torch.empty(count, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+class Reading:
+    """Numbers on their way from the device."""
+
+    def __init__(self, tensor: Tensor, arrived: Any) -> None:
+        self._tensor, self._arrived = tensor, arrived
+
+    def numbers(self) -> list[float]:
+        """Wait for them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor.tolist()
+
+
+def begin_to_read(tensor: Tensor) -> Reading:
+    """Send a small tensor to main memory without waiting for it."""
+    if tensor.device.type != "cuda":
+        return Reading(tensor, None)
+    arrived = torch.cuda.Event()
+    on_its_way = pinned(tensor.numel(), tensor.dtype, tensor.device).copy_(tensor, non_blocking=True)
+    arrived.record(torch.cuda.current_stream(tensor.device))
+    return Reading(on_its_way, arrived)
+
+
+def in_use(tensor: Tensor, stream: Stream) -> None:
+    """Keep the tensor's memory from being given away before the side stream is done with it."""
+    if stream is not None:
+        tensor.record_stream(stream)
+
+
+def on_stream(stream: Stream) -> AbstractContextManager[Any]:
+    """Do what follows on a side stream."""
+    return contextlib.nullcontext() if stream is None else stream.as_context(stream)
+
+
+def join(device: torch.device, stream: Stream) -> None:
+    """Let the computation wait for what the side stream was told to do."""
+    comfy.model_management.sync_stream(device, stream)
+
+
+def await_computation(device: torch.device, stream: Stream) -> None:
+    """Let the side stream wait for the computation, before it reuses memory that this reads."""
+    if stream is not None:
+        stream.wait_stream(comfy.model_management.current_stream(device))
 
 
 @contextmanager
 def cast_weights(
-    module: ComfyModule, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    module: ComfyModule, device: torch.device, dtype: torch.dtype, fetched: FetchedWeight | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield `(weight, bias)` of a ComfyUI module on `device` in `dtype`, dequantised and patched.
 
     The tensors may live in a buffer that the next cast reuses: they are valid inside the block only and must never
-    be kept, least of all for a backward pass.
+    be kept, least of all for a backward pass. `fetched` is used in place of the module's own where it is given.
     """
+    source = fetched or module
     weight, bias, stream = comfy.ops.cast_bias_weight(
-        module, device=device, dtype=dtype, bias_dtype=dtype, offloadable=True
+        source, device=device, dtype=dtype, bias_dtype=dtype, offloadable=True
     )
     try:
         # Where the stored tensor already computes in `dtype`, ComfyUI hands it out quantised.
         yield weight.dequantize() if isinstance(weight, comfy.quant_ops.QuantizedTensor) else weight, bias
     finally:
-        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+        comfy.ops.uncast_bias_weight(source, weight, bias, stream)
 
 
 @contextmanager
@@ -82,9 +185,63 @@ def unload(patcher: Any) -> None:
     comfy.model_management.unload_model_and_clones(patcher)
 
 
+@contextmanager
+def put_aside(patcher: Any, modules: Sequence[ComfyModule]) -> Iterator[None]:
+    """Take modules that training does not use off the device for its length.
+
+    Under dynamic VRAM they never came there.
+    """
+    device = patcher.load_device
+    moved = [m for m in modules if device.type != "cpu" and not patcher.is_dynamic() and m.weight.device == device]
+    for module in moved:
+        module.to(patcher.offload_device)
+    try:
+        yield
+    finally:
+        # Nothing to bring back to where ComfyUI has moved the rest of the model away in between.
+        if moved and patcher.loaded_size() > 0:
+            try:
+                for module in moved:
+                    module.to(device)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                unload(patcher)
+
+
 def device_name(device: torch.device) -> str:
     """What the device is called, for the record of a run."""
     return comfy.model_management.get_torch_device_name(device)
+
+
+def usable_memory(device: torch.device) -> int:
+    """Bytes of the device that a run can have: what is free, and what ComfyUI's own models would give up for it."""
+    management = comfy.model_management
+    held = sum(m.model_loaded_memory() for m in management.current_loaded_models if m.device == device)
+    return int(management.get_free_memory(device) + held - management.extra_reserved_memory())
+
+
+def total_memory(device: torch.device) -> int:
+    """Memory of the device, used or not."""
+    return comfy.model_management.get_total_memory(device)
+
+
+def watch_memory(device: torch.device) -> int:
+    """Begin to measure the peak of what torch allocates on a GPU, and return what is allocated now. 0 elsewhere."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that torch had allocated since `watch_memory`; 0 where that is not counted."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def stored_bytes(module: ComfyModule) -> int:
+    """Bytes of a module's weights in the format they are loaded in."""
+    return comfy.model_management.module_size(module)
 
 
 def empty_cache() -> None:

@@ -1,73 +1,217 @@
-"""How much memory a run needs beside the base weights.
+"""How much memory a run needs, and which of the ways to live with less it takes.
 
-Shapes: B batch, T tokens (image and text), D model width, F feed-forward width, R rank.
+What lies on the device while a step is computed:
+
+    weights        of the model, as stored; none but those of two blocks where they are streamed
+    adapters       rank x (in + out) values of each layer: fp32 weight and gradient, and AdamW's two moments
+    inputs         one tensor (tokens, D) for each block that is computed again in the backward pass
+    activations    of each block that is not
+    working set    of the block that is being computed, with one weight cast to the compute type
+
+Shapes: D model width, F feed-forward width.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+from collections.abc import Sequence
 from typing import Any
 
-import comfy.model_management
-import torch
-
 from ..config import TrainSettings
+from . import host
 from .host import ComfyModule
+
+GIB = 2**30
+_HEADROOM = 0.08
+"""Part of a device that is left alone: torch's allocator rounds up and leaves gaps."""
 
 
 class MemoryMode(enum.IntEnum):
-    """How a run lives with the memory there is; each needs less than the one before, and gives the same numbers."""
+    """What a run keeps on the device. Each needs less than the one before, takes longer, and gives the same numbers."""
 
-    KEEP = 0
-    RECOMPUTE = 1
-    OFFLOAD = 2
+    RESIDENT = 0
+    OFFLOADED = 1
+    STREAMED = 2
 
     def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What a plan is made from: bytes on the device, unless it says otherwise."""
+
+    blocks: int
+    """A number."""
+    block_weights: int
+    """Stored weights of one block."""
+    outer_weights: int
+    """Stored weights around the blocks that training uses."""
+    cast_weight: int
+    """The largest linear layer in the compute type, 0 where weights are stored in it."""
+    adapter_values: int
+    """A number: of trained values in all blocks."""
+    block_input: int
+    block_activations: int
+    """What one block keeps for its backward pass."""
+    working_set: int
+    """What the backward pass of one block has beside its activations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """How a run uses the device's memory."""
+
+    mode: MemoryMode
+    kept_blocks: int
+    """How many blocks keep their activations; the others are computed again."""
+    weight_bytes: int
+    """Predicted: weights on the device, those that are passing through included."""
+    training_bytes: int
+    """Predicted: everything else at the peak."""
+    resident_bytes: int
+    """Weights of blocks that stay on the device: all, but when streamed."""
+    sizes: Sizes = dataclasses.field(repr=False)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether block inputs and the optimiser's moments lie in main memory."""
+        return self.mode >= MemoryMode.OFFLOADED
+
+    @property
+    def predicted_bytes(self) -> int:
+        return self.weight_bytes + self.training_bytes
+
+    def leave_bytes(self, total_bytes: int) -> int:
+        """What ComfyUI should leave free of a device of `total_bytes`: all of it where every block is streamed."""
+        if self.mode is not MemoryMode.STREAMED:
+            return self.training_bytes
+        if not self.resident_bytes:
+            return total_bytes
+        return self.training_bytes + self.weight_bytes - self.resident_bytes - self.sizes.outer_weights
+
+    def __str__(self) -> str:
+        """`resident, 30 of 34 blocks recomputed: 12.0 GiB predicted (8.6 weights, 3.4 training)`."""
+        total, weights, training = (n / GIB for n in (self.predicted_bytes, self.weight_bytes, self.training_bytes))
         return (
-            "all activations kept",
-            "activations recomputed",
-            "activations recomputed and weights fetched from main memory",
-        )[self]
+            f"{self.mode}, {self.sizes.blocks - self.kept_blocks} of {self.sizes.blocks} blocks recomputed: "
+            f"{total:.1f} GiB predicted ({weights:.1f} weights, {training:.1f} training)"
+        )
+
+    def smaller(self) -> MemoryPlan | None:
+        """What to try when this one did not fit; None when nothing is left."""
+        if self.kept_blocks:
+            return make_plan(self.sizes, self.mode, kept_blocks=0)
+        if self.mode < MemoryMode.STREAMED:
+            return make_plan(self.sizes, MemoryMode(self.mode + 1))
+        return make_plan(self.sizes, MemoryMode.STREAMED) if self.resident_bytes else None
 
 
-_GRADIENT_AND_ADAMW = 4 * 4
-"""Bytes per trained value: fp32 weight, gradient and two moments."""
-_TEXT_TOKENS = 512
-"""Room for a long caption."""
+def make_plan(sizes: Sizes, mode: MemoryMode, *, kept_blocks: int = 0, resident_bytes: int = 0) -> MemoryPlan:
+    """The prediction for a mode. When streamed, `resident_bytes` of the blocks' weights stay on the device."""
+    offloads = mode >= MemoryMode.OFFLOADED
+    recomputed = sizes.blocks - kept_blocks
+    passing, all_blocks = 0, sizes.blocks * sizes.block_weights
+    if mode is MemoryMode.STREAMED:
+        passing = min(2, sizes.blocks) * sizes.block_weights
+        resident_bytes = min(resident_bytes, all_blocks - passing)
+    else:
+        resident_bytes = all_blocks
+    # fp32 weight and gradient, and two moments unless these visit the device one layer at a time.
+    adapters = sizes.adapter_values * 4 * (2 if offloads else 4)
+    inputs = min(recomputed, 3 if offloads else recomputed) * sizes.block_input
+    activations = max(kept_blocks, 1) * sizes.block_activations
+    training = adapters + inputs + activations + sizes.working_set + sizes.cast_weight
+    weights = sizes.outer_weights + resident_bytes + passing
+    return MemoryPlan(mode, kept_blocks, weights, training, resident_bytes, sizes)
 
 
-def activation_bytes(diffusion_model: ComfyModule, settings: TrainSettings, width: int, height: int) -> int:
-    """Estimated bytes for activations, adapters and optimiser at an image size in pixels.
+def choose_plan(sizes: Sizes, settings: TrainSettings, available: int) -> MemoryPlan:
+    """The fastest plan that fits into `available` bytes, within the settings' `memory_mode`.
 
-    Counts, per block, the tensors that its backward keeps; with checkpointing one block at a time and the inputs of
-    the others.
+    A mode that the settings name is taken as it is, whether it seems to fit or not; so is the smallest.
     """
-    block = diffusion_model.layers[0]
-    model_width, ffn_width = block.feed_forward.w1.in_features, block.feed_forward.w1.out_features
-    blocks = len(diffusion_model.layers)
-    tokens = settings.batch_size * (width // 16 * (height // 16) + _TEXT_TOKENS)
-
-    # Residual stream and norms (about 10 D wide), q k v and their rotated copies (6 D), gate, up and product (4 F).
-    per_block = 2 * tokens * (16 * model_width + 4 * ffn_width)
-    boundary = 2 * tokens * model_width
-    kept = per_block + blocks * boundary if settings.gradient_checkpointing else blocks * per_block
-    dequantised = 2 * 2 * 3 * model_width * model_width
-    return kept + dequantised + _GRADIENT_AND_ADAMW * adapter_values(diffusion_model, settings)
+    room = int(available * (1 - _HEADROOM))
+    if settings.memory_mode != "auto":
+        return _fastest(sizes, MemoryMode[settings.memory_mode.upper()], settings, room)
+    for mode in MemoryMode:
+        plan = _fastest(sizes, mode, settings, room)
+        if plan.predicted_bytes <= room:
+            return plan
+    return plan
 
 
-def device_memory_bytes(device: torch.device) -> int:
-    """Memory of the training device, used or not."""
-    return comfy.model_management.get_total_memory(device)
+def _fastest(sizes: Sizes, mode: MemoryMode, settings: TrainSettings, room: int) -> MemoryPlan:
+    """Within a mode: as many blocks kept as there is room for, or as many weights resident when streamed."""
+    if not settings.gradient_checkpointing:
+        keeps_all = make_plan(sizes, mode, kept_blocks=sizes.blocks)
+        if keeps_all.predicted_bytes <= room:
+            return keeps_all
+    least = make_plan(sizes, mode)
+    if settings.memory_mode != "auto" and mode is not MemoryMode.RESIDENT:
+        # Asked for by name, so the memory is wanted for something else.
+        return least
+    if mode is MemoryMode.STREAMED:
+        return make_plan(sizes, mode, resident_bytes=max(0, room - least.predicted_bytes))
+    kept = 0
+    while kept < sizes.blocks and make_plan(sizes, mode, kept_blocks=kept + 1).predicted_bytes <= room:
+        kept += 1
+    return make_plan(sizes, mode, kept_blocks=kept)
 
 
-def adapter_values(diffusion_model: ComfyModule, settings: TrainSettings) -> int:
+def largest_size_that_fits(
+    patcher: Any, settings: TrainSettings, size: tuple[int, int], text_tokens: int, available: int
+) -> tuple[int, int] | None:
+    """The largest size in pixels of about the same shape that can be trained streamed in `available` bytes; None if
+    there is none. Smaller than `size`, and in multiples of 16.
+    """
+    steps = max(size) // 16
+    for step in range(steps - 1, 0, -1):
+        smaller = tuple(max(16, side * step // steps // 16 * 16) for side in size)
+        sizes = measure_sizes(patcher, settings, (smaller[0], smaller[1]), text_tokens)
+        if make_plan(sizes, MemoryMode.STREAMED).predicted_bytes <= available * (1 - _HEADROOM):
+            return smaller[0], smaller[1]
+    return None
+
+
+def measure_sizes(patcher: Any, settings: TrainSettings, size: tuple[int, int], text_tokens: int) -> Sizes:
+    """Sizes of a run at an image size in pixels, with captions of up to `text_tokens` tokens."""
+    network = patcher.model.diffusion_model
+    block, itemsize = network.layers[0], patcher.model.get_dtype_inference().itemsize
+    d, f = block.feed_forward.w1.in_features, block.feed_forward.w1.out_features
+    tokens = settings.batch_size * (size[0] // 16 * (size[1] // 16) + text_tokens)
+    wide, wider = tokens * d * itemsize, tokens * f * itemsize
+    linears = block_linears(block)
+    blocks = len(network.layers)
+    text_layers = host.stored_bytes(network.llm_cond_proj) + host.stored_bytes(network.llm_cond_norm)
+    block_weights = max(host.stored_bytes(layer) for layer in network.layers)
+    in_blocks = sum(host.stored_bytes(layer) for layer in network.layers)
+    return Sizes(
+        blocks=blocks,
+        block_weights=block_weights,
+        outer_weights=host.stored_bytes(network) - in_blocks - text_layers,
+        cast_weight=max(_cast_bytes(linear, itemsize) for linear in linears),
+        adapter_values=adapter_values(network, settings),
+        block_input=wide,
+        # qkv (3), rotated q and k, attention's output twice, four inputs of norms and layers; the two of w1 and w3.
+        block_activations=11 * wide + 2 * wider,
+        working_set=4 * wider,
+    )
+
+
+def _cast_bytes(linear: ComfyModule, itemsize: int) -> int:
+    return linear.in_features * linear.out_features * itemsize
+
+
+def block_linears(block: ComfyModule) -> Sequence[ComfyModule]:
+    """The adapted layers of a block, without the modulation."""
+    feed_forward = block.feed_forward
+    return block.attention.qkv, block.attention.o, feed_forward.w1, feed_forward.w2, feed_forward.w3
+
+
+def adapter_values(network: ComfyModule, settings: TrainSettings) -> int:
     """Numbers in the adapters of a run: rank times the sides of every adapted layer."""
-    block = diffusion_model.layers[0]
-    linears: list[Any] = [
-        block.attention.qkv,
-        block.attention.o,
-        *(getattr(block.feed_forward, n) for n in ("w1", "w2", "w3")),
-    ]
-    if settings.train_modulation:
-        linears.append(block.adaln_modulation)
-    return len(diffusion_model.layers) * settings.rank * sum(m.in_features + m.out_features for m in linears)
+    block = network.layers[0]
+    linears = [*block_linears(block), *([block.adaln_modulation] if settings.train_modulation else [])]
+    return len(network.layers) * settings.rank * sum(m.in_features + m.out_features for m in linears)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ import comfy.model_base
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import WrongModel
 from . import host
+from .adapters import GatedFeedForward
 from .frozen import frozen_copy
 from .host import ComfyModule
 from .identity import patches_identity, weights_identity
-from .memory import device_memory_bytes
+from .memory import MemoryMode, MemoryPlan
+from .stack import BlockStack
 
 REAL_WIDTH = 4608
 REAL_MIN_SIDE = 256
@@ -41,53 +43,50 @@ class Network:
     dtype: torch.dtype
 
     def velocity(self, noised: Tensor, sigma: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
-        """Predict `noise - data`: noised (B, C, H, W), sigma (B,), text (B, L, D) already projected, mask (B, L).
+        """Predict `noise - data`: noised (B, C, H, W), sigma (B,), text (B, L, D) already projected.
 
-        Computes in the model's own dtype, returns float32.
+        `text_mask` (B, L) is 0 where a caption is padded on the right; None when none is. It is read here, so it should
+        be on the CPU. Computes in the model's own dtype, returns float32.
         """
-        out = self.module(
-            noised.to(self.dtype),
-            self.timestep(sigma).float(),
-            context=text.to(self.dtype),
-            attention_mask=text_mask,
-            transformer_options={"optimized_attention_override": _attention},
-        )
+        lengths = None if text_mask is None else [int(length) for length in text_mask.sum(dim=1).tolist()]
+        with torch.autocast(self.device.type, enabled=False):
+            out = self.module(
+                noised.to(self.dtype),
+                self.timestep(sigma).float(),
+                context=text.to(self.dtype),
+                transformer_options={"optimized_attention_override": partial(_attention, lengths, text.shape[1])},
+            )
         return out.float()
 
-    def checkpoint_blocks(self) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        self.module.layers = nn.ModuleList(_CheckpointedBlock(block) for block in self.module.layers)
-
-
-class _CheckpointedBlock(nn.Module):
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        # The blocks have no dropout, so there is no random state to stash and restore for each.
-        return checkpoint(self.block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    def arrange(self, *, kept_blocks: int = 0, offload_inputs: bool = False) -> None:
+        """Choose what the blocks keep for the backward pass; see `BlockStack`. Once, when all adapters are in place."""
+        stack = BlockStack(
+            list(self.module.layers), device=self.device, kept_blocks=kept_blocks, offload_inputs=offload_inputs
+        )
+        self.module.layers = nn.ModuleList([stack])
 
 
 @contextmanager
-def open_network(patcher: Any, *, activation_bytes: int, offload: bool = False) -> Iterator[Network]:
+def open_network(patcher: Any, plan: MemoryPlan | None = None) -> Iterator[Network]:
     """Load the model on its device and yield it as a `Network`, inside `host.training_mode`.
 
-    `activation_bytes` is what training needs beside the weights; with `offload` ComfyUI keeps as many of these as it
-    can in main memory, from where each is fetched when it is used. The text projection is replaced by the identity:
-    `velocity` takes features that `project_text` has already projected. Raises `WrongModel`.
+    ComfyUI is asked to leave room for what the plan needs beside the weights; it keeps in main memory what does not
+    fit with that, from where it is fetched when it is used. The text projection is replaced by the identity: `velocity`
+    takes features that `project_text` has already projected. Raises `WrongModel`.
     """
     diffusion_model = check_model(patcher)
     device, dtype = patcher.load_device, compute_dtype(patcher)
     # Loaded as any other node would load it, so that ComfyUI meets its own kind of tensors when it unloads it.
-    if offload:
+    if plan and plan.mode is MemoryMode.STREAMED:
         host.unload(patcher)
-        activation_bytes = device_memory_bytes(device)
-    host.load_on_device(patcher, activation_bytes)
-    with host.training_mode(device):
+    host.load_on_device(patcher, plan.leave_bytes(host.total_memory(device)) if plan else 0)
+    unused = [diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj]
+    with host.put_aside(patcher, unused), host.training_mode(device):
         module = frozen_copy(diffusion_model, device, dtype)
         module.llm_cond_norm = nn.Identity()
         module.llm_cond_proj = nn.Identity()
+        for block in module.layers:
+            block.feed_forward = GatedFeedForward(block.feed_forward)
         yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype)
 
 
@@ -196,10 +195,35 @@ def project_texts(patcher: Any, texts: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _attention(
-    _function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any
+    lengths: Sequence[int] | None,
+    text_slots: int,
+    _function: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    **_: Any,
 ) -> Tensor:
     """torch's attention whatever ComfyUI was started with: some of its kernels have no backward.
 
-    q, k, v are (B, heads, L, head_dim); returns (B, L, heads * head_dim).
+    q, k, v are (B, heads, L, head_dim) with `text_slots` text tokens first; returns (B, L, heads * head_dim). Where
+    captions differ in length each item is computed alone, without its padding, because a mask rules out flash
+    attention; the output at padded places is zero, and nothing reads it.
     """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    if lengths is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    else:
+        items = zip(q, k, v, lengths, strict=True)
+        out = torch.stack([_unpadded(one_q, one_k, one_v, length, text_slots) for one_q, one_k, one_v, length in items])
+    return out.transpose(1, 2).flatten(2)
+
+
+def _unpadded(q: Tensor, k: Tensor, v: Tensor, length: int, text_slots: int) -> Tensor:
+    """Attention of one item, (heads, L, head_dim), over its first `length` text tokens and its image."""
+    if length == text_slots:
+        return F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+    q, k, v = (torch.cat([x[:, :length], x[:, text_slots:]], dim=1)[None] for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v)[0]
+    padding = out.new_zeros(out.shape[0], text_slots - length, out.shape[2])
+    return torch.cat([out[:, :length], padding, out[:, length:]], dim=1)

@@ -19,7 +19,7 @@ from .streams import generator
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Everything that the network and the loss need, on the training device."""
+    """Everything that the network and the loss need."""
 
     noised: Tensor
     """(B, C, H, W) float32."""
@@ -30,13 +30,28 @@ class Batch:
     text: Tensor
     """(B, L, D)."""
     text_mask: Tensor | None
-    """(B, L), 1 for a token and 0 for padding; None when nothing is padded, since a mask rules out flash attention."""
+    """(B, L) on the CPU, 1 for a token and 0 for padding; None when nothing is padded."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on the training device. From pinned memory the copy does not wait for the device."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(moved(self.noised), moved(self.sigma), moved(self.target), moved(self.text), self.text_mask)
 
 
 def make_batch(
     data: TrainingData, micro: MicroBatch, statistics: LatentStatistics, seed: int, device: torch.device
 ) -> Batch:
-    """Load, normalise and noise the items of a micro-batch.
+    """`prepare_batch`, on the training device."""
+    return prepare_batch(data, micro, statistics, seed).to(device)
+
+
+def prepare_batch(
+    data: TrainingData, micro: MicroBatch, statistics: LatentStatistics, seed: int, *, pin: bool = False
+) -> Batch:
+    """Load, normalise and noise the items of a micro-batch, on the CPU; in pinned memory if asked for.
 
     The noise belongs to an item's position in the run, not to the batch it happens to be in, so a step computes the
     same loss however it is split into micro-batches.
@@ -50,13 +65,9 @@ def make_batch(
     )
     sigma = torch.tensor(micro.sigmas, dtype=torch.float32)
     text, mask = pad_text([data.text(index) for index in micro.items])
-    return Batch(
-        noised=add_noise(clean, noise, sigma).to(device),
-        sigma=sigma.to(device),
-        target=velocity_target(clean, noise).to(device),
-        text=text.to(device),
-        text_mask=None if mask is None else mask.to(device),
-    )
+    noised, target = add_noise(clean, noise, sigma), velocity_target(clean, noise)
+    noised, sigma, target, text = (x.pin_memory() if pin else x for x in (noised, sigma, target, text))
+    return Batch(noised, sigma, target, text, mask)
 
 
 def pad_text(features: list[Tensor]) -> tuple[Tensor, Tensor | None]:

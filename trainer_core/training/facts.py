@@ -1,7 +1,7 @@
 """What a run is made of, and what has changed since when it is gone on with.
 
 Rules, by setting:
-- free, because results do not depend on it: gradient_checkpointing, checkpoint_every, keep_checkpoints;
+- free, because results do not depend on it: gradient_checkpointing, memory_mode, checkpoint_every, keep_checkpoints;
 - steps: free while the learning rate of the steps to come stays as it was planned, as it does with the constant
   schedule after the warm-up; never fewer than are done;
 - rank, rank_stabilized, train_modulation: never, the adapters have another shape or scale;
@@ -28,7 +28,7 @@ from ..model.network import compute_dtype, model_file_name, model_identity
 from ..model.versions import versions
 from .plan import learning_rate
 
-FREE = ("gradient_checkpointing", "checkpoint_every", "keep_checkpoints")
+FREE = ("gradient_checkpointing", "memory_mode", "checkpoint_every", "keep_checkpoints")
 FIXED = ("rank", "rank_stabilized", "train_modulation")
 
 

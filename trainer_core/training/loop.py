@@ -6,26 +6,29 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TrainSettings
-from ..errors import DoesNotFit, NonFinite, TrainingDataMismatch, UserError
+from ..errors import DoesNotFit, NonFinite, UserError
 from ..lora_files import LoraWeights, TrainingRecord
 from ..model import host
 from ..model.adapters import Adapters, inject_adapters
-from ..model.encode import TrainingData, projection_identity
-from ..model.memory import MemoryMode, activation_bytes, adapter_values, device_memory_bytes
-from ..model.network import Network, check_model, open_network
+from ..model.encode import TrainingData
+from ..model.memory import MemoryPlan, adapter_values
+from ..model.network import Network, open_network
 from ..model.objective import velocity_loss
-from .batch import make_batch
 from .facts import run_facts
-from .plan import learning_rate, plan_step
+from .feed import BatchFeed
+from .fit import plan_run, too_large
+from .optimizer import make_optimizer, update
+from .outcomes import Outcomes, not_finite
+from .plan import learning_rate
 from .record import training_record
-from .report import StepReport
+from .report import StepReport, step_report
 from .run import Run
 from .runs import RunPlace
 from .self_check import self_check
@@ -52,6 +55,7 @@ def train(
     settings: TrainSettings,
     place: RunPlace,
     *,
+    on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> TrainedLora:
@@ -62,17 +66,15 @@ def train(
     `TrainingDataMismatch`, `RunNotFound`, `RunChanged`, `CheckpointUnreadable`, `SelfCheckFailed`, `NonFinite`,
     `SaveFailed` and `DoesNotFit`.
     """
-    needed_bytes = check_run(patcher, data, settings)
+    plan = plan_run(patcher, data, settings)
     facts = run_facts(settings, data, patcher, start_lora=place.start_lora)
     # Weights and two moments, in fp32.
     checkpoint_bytes = 12 * adapter_values(patcher.model.diffusion_model, settings)
-    mode = MemoryMode.RECOMPUTE if settings.gradient_checkpointing else MemoryMode.KEEP
     with contextlib.closing(Run(place, facts, data, checkpoint_bytes=checkpoint_bytes, on_note=on_note)) as run:
         while True:
             try:
-                offload = mode is MemoryMode.OFFLOAD
-                with open_network(patcher, activation_bytes=needed_bytes, offload=offload) as network:
-                    return _train(network, data, settings, run, mode, on_step)
+                with open_network(patcher, plan) as network:
+                    return _train(network, data, settings, run, plan, on_plan, on_step)
             except UserError as error:
                 raise type(error)(f"{error} {run.stopped(error.code)}".strip()) from error
             except BaseException as error:
@@ -84,46 +86,17 @@ def train(
             finally:
                 host.empty_cache()
             # Here and not in the handler, because the exception keeps every tensor of its frames alive.
-            if mode is MemoryMode.OFFLOAD:
+            smaller = plan.smaller()
+            if smaller is None:
                 saved = run.stopped(DoesNotFit.code)
-                tried = dataclasses.replace(settings, gradient_checkpointing=True)
-                raise DoesNotFit(f"{_too_large(data, tried, f'{mode}: {reason}')} {saved}".strip())
-            mode = MemoryMode(mode + 1)
+                # The prediction was too low, so the advice has to be for clearly less.
+                advice = too_large(patcher, data, settings, reason, plan.predicted_bytes * 3 // 4)
+                raise DoesNotFit(f"{advice} {saved}".strip())
+            plan = smaller
             run.note(
-                f"The device ran out of memory ({reason}). Going on from step {max(0, run.saved_step)} with {mode}: "
-                "the same result with less memory, in more time."
+                f"The device ran out of memory ({reason}). Going on from step {max(0, run.saved_step)} with less: "
+                f"{plan}. The result is the same, and takes more time."
             )
-
-
-def check_run(patcher: Any, data: TrainingData, settings: TrainSettings) -> int:
-    """Refuse what cannot work before anything is loaded; return the bytes needed beside the base weights.
-
-    Raises `WrongModel`, `TrainingDataMismatch` and `DoesNotFit`.
-    """
-    diffusion_model = check_model(patcher)
-    if data.projection != projection_identity(patcher):
-        raise TrainingDataMismatch(
-            "The training data was encoded with another model's text layers. "
-            "Connect the same model to the encode node and to the train node, and run again."
-        )
-    needed = activation_bytes(diffusion_model, settings, data.width, data.height)
-    available = device_memory_bytes(patcher.load_device)
-    if needed > available:
-        raise DoesNotFit(_too_large(data, settings, f"about {needed / 2**30:.1f} GiB of {available / 2**30:.1f} GiB"))
-    return needed
-
-
-def _too_large(data: TrainingData, settings: TrainSettings, reason: str) -> str:
-    advice = []
-    if not settings.gradient_checkpointing:
-        advice.append("turn gradient checkpointing on")
-    if settings.batch_size > 1:
-        advice.append("lower the batch size (gradient accumulation gives the same result as a larger batch)")
-    advice.append("choose a smaller resolution or rank")
-    return (
-        f"Training at {data.width}x{data.height} with batch size {settings.batch_size} and rank {settings.rank} does "
-        f"not fit on the device ({reason}). To run again: {', or '.join(advice)}."
-    )
 
 
 def _train(
@@ -131,10 +104,12 @@ def _train(
     data: TrainingData,
     settings: TrainSettings,
     run: Run,
-    mode: MemoryMode,
+    plan: MemoryPlan,
+    on_plan: Callable[[MemoryPlan], None],
     on_step: Callable[[StepReport], None],
 ) -> TrainedLora:
     # ---- adapters, optimiser -----------------------------------------------------------------------------------
+    before_bytes = host.watch_memory(network.device)
     adapters = inject_adapters(
         network.module,
         rank=settings.rank,
@@ -144,10 +119,9 @@ def _train(
         device=network.device,
     )
     start_from(adapters, run.place.start_modules, name=run.place.start_lora)
-    if mode >= MemoryMode.RECOMPUTE:
-        network.checkpoint_blocks()
+    network.arrange(kept_blocks=plan.kept_blocks, offload_inputs=plan.offloads)
     parameters = list(adapters.parameters().values())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay, offload=plan.offloads)
     statistics = data.statistics(settings.latent_statistics)
 
     # ---- prove that training can work --------------------------------------------------------------------------
@@ -157,55 +131,63 @@ def _train(
     history, seconds_before = run.begin(adapters, optimizer)
     for note in notes:
         run.note(note)
+    run.planned(plan)
+    on_plan(plan)
     first_step, started = len(history.entries), time.monotonic()
+    outcomes = Outcomes(network.device)
+
+    def settle(*, wait: bool) -> Iterator[StepReport]:
+        """Enter the steps that the device is done with into the history and the journal."""
+        for outcome in outcomes.take(wait=wait):
+            history.add(outcome.loss if outcome.finite else None)
+            done = outcome.step + 1 - first_step
+            report = step_report(
+                outcome,
+                settings,
+                smoothed_loss=history.smoothed,
+                seconds_per_step=(time.monotonic() - started) / done,
+                peak_bytes=max(0, host.peak_memory(network.device) - before_bytes),
+            )
+            run.step_done(report)
+            yield report
 
     def state() -> RunState:
+        for _ in settle(wait=True):
+            pass
         return capture(adapters, optimizer, history, seconds_before + time.monotonic() - started)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     between_steps = True
     try:
-        for step in range(first_step, settings.steps):
-            loss = 0.0
-            for micro in plan_step(settings, step, len(data.items), data.width, data.height):
-                host.raise_if_interrupted()
-                batch = make_batch(data, micro, statistics, settings.seed, network.device)
-                velocity = network.velocity(batch.noised, batch.sigma, batch.text, batch.text_mask)
-                micro_loss = velocity_loss(velocity, batch.target).mean() / settings.gradient_accumulation
-                micro_loss.backward()
-                loss += micro_loss.item()
+        with contextlib.closing(BatchFeed(data, settings, statistics, network.device, first_step=first_step)) as feed:
+            for step in range(first_step, settings.steps):
+                loss = torch.zeros((), dtype=torch.float64, device=network.device)
+                for batch in feed.next_step():
+                    host.raise_if_interrupted()
+                    velocity = network.velocity(batch.noised, batch.sigma, batch.text, batch.text_mask)
+                    share = velocity_loss(velocity, batch.target).sum() / settings.items_per_step
+                    share.backward()
+                    loss += share.detach()
 
-            grad_norm = clip_gradients(parameters, settings.max_grad_norm)
-            rate = learning_rate(settings, step)
-            finite = math.isfinite(loss) and math.isfinite(grad_norm)
-            between_steps = False
-            if finite:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-            history.add(loss if finite else None)
-            between_steps = True
-            optimizer.zero_grad(set_to_none=True)
+                grad_norm = clip_gradients(parameters, settings.max_grad_norm)
+                rate = learning_rate(settings, step)
+                between_steps = False
+                # Decided on the device, so that nothing waits for it: an update that is not finite changes nothing.
+                update(optimizer, rate=rate, skip=not_finite(loss, grad_norm))
+                outcomes.add(step, rate, loss, grad_norm)
+                between_steps = True
+                optimizer.zero_grad(set_to_none=True)
 
-            seconds = (time.monotonic() - started) / (step + 1 - first_step)
-            report = StepReport(
-                step=step + 1,
-                steps=settings.steps,
-                loss=loss,
-                smoothed_loss=history.smoothed,
-                learning_rate=rate,
-                grad_norm=grad_norm,
-                skipped=not finite,
-                seconds_per_step=seconds,
-                seconds_left=seconds * (settings.steps - step - 1),
-            )
-            run.step_done(report)
-            on_step(report)
-            history.require_stable()
-            if run.due(step + 1) and step + 1 < settings.steps:
-                run.save_or_go_on(state)
+                last = step + 1 == settings.steps
+                save = run.due(step + 1) and not last
+                for report in settle(wait=save or last):
+                    on_step(report)
+                    history.require_stable()
+                if save:
+                    run.save_or_go_on(state)
         host.raise_if_interrupted()
         run.finish(state)
+        run.measured(plan, max(0, host.peak_memory(network.device) - before_bytes))
     except BaseException:
         # Whatever ends the run, cancel included: what is done up to the last whole step is saved before anything else.
         if between_steps:
@@ -222,10 +204,10 @@ def _train(
     return TrainedLora(trained_weights(adapters), record, history.applied, run.name)
 
 
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
-    """Scale gradients down to a total norm of `max_norm` (0: leave them) and return the norm they had."""
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients down to a total norm of `max_norm` (0: leave them). Returns the norm that they had, a scalar."""
     limit = max_norm if max_norm > 0 else math.inf
-    return torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+    return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def trained_weights(adapters: Adapters) -> dict[str, LoraWeights]:

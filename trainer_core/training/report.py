@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from ..config import TrainSettings
+from .outcomes import Outcome
+
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
@@ -20,3 +23,23 @@ class StepReport:
     """The update was not applied because the loss or gradient was not finite."""
     seconds_per_step: float
     seconds_left: float
+    peak_bytes: int
+    """Most that the run had on the device so far, beside the weights; 0 where that is not counted."""
+
+
+def step_report(
+    outcome: Outcome, settings: TrainSettings, *, smoothed_loss: float, seconds_per_step: float, peak_bytes: int
+) -> StepReport:
+    """The report of a step that is done."""
+    return StepReport(
+        step=outcome.step + 1,
+        steps=settings.steps,
+        loss=outcome.loss,
+        smoothed_loss=smoothed_loss,
+        learning_rate=outcome.rate,
+        grad_norm=outcome.grad_norm,
+        skipped=not outcome.finite,
+        seconds_per_step=seconds_per_step,
+        seconds_left=seconds_per_step * (settings.steps - outcome.step - 1),
+        peak_bytes=peak_bytes,
+    )

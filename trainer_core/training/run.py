@@ -21,6 +21,7 @@ from ..errors import CheckpointUnreadable, SaveFailed, UserError
 from ..model import host
 from ..model.adapters import Adapters
 from ..model.encode import TrainingData
+from ..model.memory import GIB, MemoryPlan
 from ..storage import remove_folder, remove_leftovers, require_room
 from .checkpoints import (
     Checkpoint,
@@ -173,6 +174,18 @@ class Run:
         for step, loss in enumerate(losses, start=1):
             if step not in written:
                 self._record("step", step=step, loss=loss, skipped=loss is None)
+
+    def planned(self, plan: MemoryPlan) -> None:
+        """Tell the log and the journal how the run uses memory."""
+        log.info("%s: %s", self.name, plan)
+        self._record("memory", plan=str(plan), weight_bytes=plan.weight_bytes, training_bytes=plan.training_bytes)
+
+    def measured(self, plan: MemoryPlan, peak_bytes: int) -> None:
+        """Compare what was predicted with the peak on the device, both beside the weights; 0: not counted there."""
+        if peak_bytes:
+            ratio = peak_bytes / plan.training_bytes
+            log.info("%s: %.2f GiB beside the weights, %.2f of what was predicted", self.name, peak_bytes / GIB, ratio)
+            self._record("memory", measured_bytes=peak_bytes, training_bytes=plan.training_bytes)
 
     def step_done(self, report: StepReport) -> None:
         """Write a step to the journal."""

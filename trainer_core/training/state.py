@@ -12,6 +12,7 @@ from ..errors import CheckpointUnreadable, NonFinite
 from ..lora_files import LoraWeights
 from ..model.adapters import Adapters
 from .history import LossHistory
+from .optimizer import set_state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,19 +72,15 @@ def restore(state: RunState, adapters: Adapters, optimizer: torch.optim.Optimize
     per_parameter: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.optimizer.items():
         parameter_name, _, entry = key.rpartition(".")
-        # Cloned, because what was read inside a node's inference mode cannot be updated outside of it.
-        per_parameter.setdefault(parameter_name, {})[entry] = tensor.clone()
+        per_parameter.setdefault(parameter_name, {})[entry] = tensor
 
     _check_fit(name, {key: p.shape for key, p in parameters.items()}, values, per_parameter)
     with torch.no_grad():
         for key, parameter in parameters.items():
             parameter.copy_(values[key])
-    optimizer.load_state_dict(
-        {
-            "state": {index: per_parameter[key] for index, key in enumerate(parameters)} if per_parameter else {},
-            "param_groups": optimizer.state_dict()["param_groups"],
-        }
-    )
+    optimizer.state.clear()
+    for key, entries in per_parameter.items():
+        set_state(optimizer, parameters[key], entries)
 
 
 def raw_weights(adapters: Adapters) -> dict[str, LoraWeights]:
