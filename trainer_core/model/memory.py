@@ -57,6 +57,8 @@ class Sizes:
     """What one block keeps for its backward pass."""
     working_set: int
     """What the backward pass of one block has beside its activations."""
+    gradients_add_up: bool
+    """Whether a pass meets the gradients of one before, as with gradient accumulation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +120,15 @@ def make_plan(sizes: Sizes, mode: MemoryMode, *, kept_blocks: int = 0, resident_
         resident_bytes = min(resident_bytes, all_blocks - passing)
     else:
         resident_bytes = all_blocks
-    # fp32 weight and gradient, and two moments unless these visit the device one layer at a time.
-    adapters = sizes.adapter_values * 4 * (2 if offloads else 4)
-    inputs = min(recomputed, 3 if offloads else recomputed) * sizes.block_input
-    activations = max(kept_blocks, 1) * sizes.block_activations
-    training = adapters + inputs + activations + sizes.working_set + sizes.cast_weight
+    # fp32 weights, and AdamW's two moments unless these visit the device some layers at a time.
+    adapters = sizes.adapter_values * 4 * (1 if offloads else 3)
+    gradients = sizes.adapter_values * 4
+    inputs = (min(recomputed, 2) if offloads else recomputed) * sizes.block_input
+    # While the backward pass goes from block to block, inputs and kept activations become fewer, and gradients more.
+    at_first = inputs + max(kept_blocks, 1) * sizes.block_activations
+    at_first += gradients if sizes.gradients_add_up else gradients // sizes.blocks
+    at_last = gradients + sizes.block_input + sizes.block_activations
+    training = adapters + max(at_first, at_last) + sizes.working_set + sizes.cast_weight
     weights = sizes.outer_weights + resident_bytes + passing
     return MemoryPlan(mode, kept_blocks, weights, training, resident_bytes, sizes)
 
@@ -194,9 +200,11 @@ def measure_sizes(patcher: Any, settings: TrainSettings, size: tuple[int, int], 
         cast_weight=max(_cast_bytes(linear, itemsize) for linear in linears),
         adapter_values=adapter_values(network, settings),
         block_input=wide,
-        # qkv (3), rotated q and k, attention's output twice, four inputs of norms and layers; the two of w1 and w3.
-        block_activations=11 * wide + 2 * wider,
-        working_set=4 * wider,
+        # qkv (3), rotated q and k (2), output of attention, of o and of w2, two modulated inputs, two sums; w1, w3.
+        block_activations=12 * wide + 2 * wider,
+        # In the feed-forward's backward pass, where most is alive: gate and product; gradients of input and output.
+        working_set=2 * wider + 5 * wide // 2,
+        gradients_add_up=settings.gradient_accumulation > 1,
     )
 
 

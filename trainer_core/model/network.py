@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import WrongModel
 from . import host
-from .adapters import GatedFeedForward
+from .block import TrainedBlock
 from .frozen import frozen_copy
 from .host import ComfyModule
 from .identity import patches_identity, weights_identity
@@ -85,8 +85,7 @@ def open_network(patcher: Any, plan: MemoryPlan | None = None) -> Iterator[Netwo
         module = frozen_copy(diffusion_model, device, dtype)
         module.llm_cond_norm = nn.Identity()
         module.llm_cond_proj = nn.Identity()
-        for block in module.layers:
-            block.feed_forward = GatedFeedForward(block.feed_forward)
+        module.layers = nn.ModuleList(TrainedBlock(block) for block in module.layers)
         yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype)
 
 
