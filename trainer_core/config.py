@@ -56,6 +56,8 @@ class TrainSettings:
     memory_mode: str = "auto"
     """What lies on the device: everything (`resident`); all but the inputs of blocks and the optimiser's moments
     (`offloaded`); or of the weights, too, only those in use (`streamed`). `auto` takes the first that fits."""
+    compile_blocks: bool = False
+    """Fuse the elementwise parts of the blocks with `torch.compile`: the last digits differ."""
     latent_statistics: str = "ideogram"
     """Normalise latents with Ideogram's published constants, or with the statistics inside the VAE file."""
     checkpoint_every: int = 0
@@ -76,7 +78,7 @@ class TrainSettings:
         _check_float(self, "max_grad_norm", 0.0, 1e6)
         _check_float(self, "sigma_mu", -5.0, 5.0)
         _check_float(self, "sigma_std", 0.1, 5.0)
-        for name in ("train_modulation", "rank_stabilized", "gradient_checkpointing"):
+        for name in ("train_modulation", "rank_stabilized", "gradient_checkpointing", "compile_blocks"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         _check_choice(self, "memory_mode", MEMORY_MODES)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import WrongModel
 from . import host
 from .block import TrainedBlock
+from .elementwise import compiled
 from .frozen import frozen_copy
 from .host import ComfyModule
 from .identity import patches_identity, weights_identity
@@ -64,6 +65,21 @@ class Network:
             list(self.module.layers), device=self.device, kept_blocks=kept_blocks, offload_inputs=offload_inputs
         )
         self.module.layers = nn.ModuleList([stack])
+
+    def compile(self, on_failure: Callable[[str], None]) -> None:
+        """Fuse the elementwise parts of the blocks with `torch.compile`; without it, with a reason, where it fails."""
+        blocks = [module for module in self.module.modules() if isinstance(module, TrainedBlock)]
+        attention = blocks[0].attention
+        width = attention.o.in_features
+        functions = compiled(
+            on_failure,
+            width=width,
+            head_width=width // attention.num_heads,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        for block in blocks:
+            block.elementwise = functions
 
 
 @contextmanager

@@ -119,6 +119,8 @@ def _train(
         device=network.device,
     )
     start_from(adapters, run.place.start_modules, name=run.place.start_lora)
+    if settings.compile_blocks:
+        network.compile(lambda reason: run.note(f"torch.compile does not work here, so it is done without: {reason}"))
     network.arrange(kept_blocks=plan.kept_blocks, offload_inputs=plan.offloads)
     parameters = list(adapters.parameters().values())
     optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay, offload=plan.offloads)
