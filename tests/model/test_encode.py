@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import errno
+import io
+import threading
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import dataset_zip
-from ideogram4_lora_trainer.trainer_core.dataset import open_dataset
-from ideogram4_lora_trainer.trainer_core.errors import DoesNotFit, ResolutionRejected, SaveFailed, TrainingDataMismatch
-from ideogram4_lora_trainer.trainer_core.model import cache, encode
+from datasets import dataset_zip, picture
+from ideogram4_lora_trainer.trainer_core.dataset import ahead, load_pixels, open_dataset
+from ideogram4_lora_trainer.trainer_core.errors import (
+    DoesNotFit,
+    ImageUnreadable,
+    ResolutionRejected,
+    SaveFailed,
+    TrainingDataMismatch,
+)
+from ideogram4_lora_trainer.trainer_core.model import cache, encode, host
 from ideogram4_lora_trainer.trainer_core.model.identity import weights_identity
 
 
@@ -20,8 +30,11 @@ from ideogram4_lora_trainer.trainer_core.model.identity import weights_identity
 def encoded(tiny_model: Callable[..., Any], tiny_clip: Any, tiny_vae: Any, tmp_path: Path) -> Callable[..., Any]:
     """`encoded(fmt, size, default_caption)` -> training data of three pictures, all with one cache folder."""
 
-    def run(fmt: str = "bf16", size: tuple[int, int] = (64, 64), caption: str = "") -> Any:
-        dataset = open_dataset(dataset_zip(), name="set", default_caption=caption, force_default_caption=bool(caption))
+    def run(
+        fmt: str = "bf16", size: tuple[int, int] = (64, 64), caption: str = "", archive: bytes | None = None
+    ) -> Any:
+        archive = archive or dataset_zip()
+        dataset = open_dataset(archive, name="set", default_caption=caption, force_default_caption=bool(caption))
         width, height = size
         with torch.inference_mode():
             return encode.encode_dataset(
@@ -151,3 +164,151 @@ def test_identity_depends_on_names_shapes_dtypes_and_values_only() -> None:
         {"e": torch.zeros(1)},
     ):
         assert weights_identity(weights) != weights_identity({**weights, **changed})
+
+
+# ---- images are read ahead -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_vae(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for the VAE, and gives the names of the images that it encoded."""
+    names: list[str] = []
+
+    def encode_image(item: Any, pixels: Any, *_: Any) -> torch.Tensor:
+        names.append(item.name)
+        return torch.from_numpy(pixels).float().mean().expand(128, 4, 4)
+
+    monkeypatch.setattr(encode, "_encode_image", encode_image)
+    return names
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that were decoded."""
+    names: list[str] = []
+    original = ahead.fit_pixels
+
+    def fit_pixels(data: bytes, item: Any, *size: int) -> Any:
+        names.append(item.name)
+        return original(data, item, *size)
+
+    monkeypatch.setattr(ahead, "fit_pixels", fit_pixels)
+    return names
+
+
+def zip_of(pictures: list[bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for index, data in enumerate(pictures):
+            archive.writestr(f"{index:02}.png", data)
+    return buffer.getvalue()
+
+
+def reading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ideogram4-images")]
+
+
+def test_what_is_read_ahead_is_encoded_as_if_it_were_not(encoded: Callable[..., Any], tiny_vae: Any) -> None:
+    data, dataset = encoded(size=(64, 48)), open_dataset(dataset_zip())
+    for index, item in enumerate(dataset.items):
+        with torch.inference_mode():
+            latent = encode._encode_image(item, load_pixels(dataset, item, 64, 48), tiny_vae, data.vae_statistics)
+        assert torch.equal(data.raw_latent(index), latent)
+
+
+def test_the_next_images_are_decoded_while_one_is_encoded_and_no_more_than_these(
+    encoded: Callable[..., Any], decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, may_encode, encoding = 7, threading.Event(), iter(range(7))
+    original = ahead.read_image
+
+    def read_image(*args: Any) -> Any:
+        image = original(*args)
+        if len(decoded) == 1 + ahead.LOOK_AHEAD:
+            may_encode.set()
+        return image
+
+    def encode_image(*_: Any) -> torch.Tensor:
+        assert may_encode.wait(timeout=60), "the next images are decoded only after this one is encoded"
+        assert len(decoded) <= next(encoding) + 1 + ahead.LOOK_AHEAD
+        assert len(reading_threads()) == 1
+        return torch.zeros(128, 4, 4)
+
+    monkeypatch.setattr(ahead, "read_image", read_image)
+    monkeypatch.setattr(encode, "_encode_image", encode_image)
+    encoded(archive=dataset_zip(count))
+    assert len(decoded) == count
+    assert not reading_threads()
+
+
+def test_every_file_is_read_once_and_what_is_cached_is_not_decoded(
+    encoded: Callable[..., Any], quick_vae: list[str], decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded(archive=dataset_zip(3))
+    read: Counter[str] = Counter()
+    original = ahead.Dataset.read
+    monkeypatch.setattr(ahead.Dataset, "read", lambda self, item: read.update([item.name]) or original(self, item))
+    encoded(archive=dataset_zip(5))
+    assert read == Counter(f"set/{index:02}.png" for index in range(5))
+    assert decoded == quick_vae == [f"set/{index:02}.png" for index in range(5)]
+
+
+def test_a_picture_that_comes_twice_is_encoded_once(
+    encoded: Callable[..., Any], quick_vae: list[str], decoded: list[str]
+) -> None:
+    data = encoded(archive=zip_of([picture(0), picture(0), picture(1), picture(0)]), caption="a disc")
+    assert decoded == quick_vae == ["00.png", "02.png"]
+    assert data.newly_encoded == 3  # two images and the caption
+    assert data.items[0].latent_key == data.items[1].latent_key == data.items[3].latent_key != data.items[2].latent_key
+
+
+def test_an_unreadable_image_is_told_in_its_turn(
+    encoded: Callable[..., Any], quick_vae: list[str], decoded: list[str]
+) -> None:
+    pictures = [picture(index) for index in range(5)]
+    broken = [*pictures[:2], pictures[2][:-30], pictures[3][:-30], pictures[4]]
+    with pytest.raises(ImageUnreadable, match=r"^The image 02\.png is truncated"):
+        encoded(archive=zip_of(broken), caption="a disc")
+    assert quick_vae == ["00.png", "01.png"], "those before it are encoded and kept"
+    assert not reading_threads()
+    assert encoded(archive=zip_of(pictures), caption="a disc").newly_encoded == 4  # three images and the caption
+
+
+def test_cancel_between_two_images_keeps_what_is_done_and_leaves_no_thread(
+    encoded: Callable[..., Any], quick_vae: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management
+
+    original, polls = host.raise_if_interrupted, iter(range(100))
+
+    def press_cancel() -> None:
+        if next(polls) == 2:
+            comfy.model_management.interrupt_current_processing()
+        original()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "raise_if_interrupted", press_cancel)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            encoded(archive=dataset_zip(6))
+    assert not reading_threads()
+    encoded(archive=dataset_zip(6))
+    assert quick_vae == [f"set/{index:02}.png" for index in range(6)], "each once"
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SaveFailed])
+def test_whatever_ends_encoding_in_an_image_leaves_no_thread(
+    encoded: Callable[..., Any], quick_vae: list[str], monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    original = cache.EncodingCache.store
+
+    def store(self: Any, *args: Any) -> None:
+        if len(quick_vae) == 3:
+            raise kind("at the third image")
+        original(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(kind, match="at the third image"):
+        patch.setattr(cache.EncodingCache, "store", store)
+        encoded(archive=dataset_zip(6))
+    assert not reading_threads()
+    encoded(archive=dataset_zip(6))
+    assert quick_vae[3:] == [f"set/{index:02}.png" for index in range(2, 6)], "the first two were kept"

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from ideogram4_lora_trainer.trainer_core.config import TrainSettings
-from ideogram4_lora_trainer.trainer_core.training.plan import learning_rate, plan_step
+from ideogram4_lora_trainer.trainer_core.training.plan import items_at, learning_rate, plan_step
 from ideogram4_lora_trainer.trainer_core.training.streams import generator
 
 
@@ -21,6 +21,15 @@ def test_every_epoch_shows_every_item_once_in_another_order() -> None:
     epochs = [shown[start : start + 10] for start in range(0, 60, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
+
+
+@pytest.mark.parametrize(("start", "count", "items"), [(0, 1, 1), (7, 30, 4), (19, 2, 10), (20, 10, 10), (3, 12, 5)])
+def test_the_order_is_that_of_the_epochs_in_a_row(start: int, count: int, items: int) -> None:
+    """Resumed runs of earlier versions go on in the same order."""
+    epochs = range(start // items, (start + count - 1) // items + 1)
+    drawn = torch.cat([torch.randperm(items, generator=generator(6, "order", epoch)) for epoch in epochs])
+    first = start - epochs.start * items
+    assert items_at(6, range(start, start + count), items) == drawn[first : first + count].tolist()
 
 
 def test_a_step_is_the_same_whoever_asks_and_differs_from_its_neighbours() -> None:

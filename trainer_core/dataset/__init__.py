@@ -1,5 +1,6 @@
 """A zip or folder of images and captions, checked, and turned into pixels and texts of one size. No torch here."""
 
+from .ahead import ReadImage, read_ahead
 from .crop import CropBox, crop_box, fit_image
 from .dataset import Dataset, Item, caption_for_crop, load_pixels
 from .images import decode_image
@@ -16,6 +17,7 @@ __all__ = [
     "Dataset",
     "Item",
     "Network",
+    "ReadImage",
     "Resolution",
     "Skipped",
     "caption_for_crop",
@@ -28,6 +30,7 @@ __all__ = [
     "load_pixels",
     "open_dataset",
     "open_url",
+    "read_ahead",
     "report",
     "resolve_resolution",
 ]

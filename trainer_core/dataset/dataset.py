@@ -6,7 +6,6 @@ No pixels are held and no file stays open; 10,000 images take a few megabytes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Generator
 from typing import Literal, Protocol
 
@@ -68,17 +67,21 @@ class Dataset:
         """
         return read_whole(self.container, item.name, MAX_IMAGE_BYTES)
 
-    def content_hash(self, item: Item) -> str:
-        """SHA-256 of the image file's bytes, in hexadecimal. Raises as `read`."""
-        return hashlib.sha256(self.read(item)).hexdigest()
-
 
 def load_pixels(dataset: Dataset, item: Item, width: int, height: int) -> np.ndarray:
-    """Decode one image and fit it: uint8 (height, width, 3), sRGB.
+    """Read one image, decode it and fit it: uint8 (height, width, 3), sRGB.
 
-    Raises as `Dataset.read`, `decode_image` and `fit_image`.
+    Raises as `Dataset.read` and `fit_pixels`.
     """
-    image = decode_image(dataset.read(item), item.name)
+    return fit_pixels(dataset.read(item), item, width, height)
+
+
+def fit_pixels(data: bytes, item: Item, width: int, height: int) -> np.ndarray:
+    """Decode the bytes of an image file and fit them: uint8 (height, width, 3), sRGB.
+
+    Raises `ImageUnreadable`, also where it is no longer of the size that `item` had, and as `fit_image`.
+    """
+    image = decode_image(data, item.name)
     if image.size != (item.width, item.height):
         raise ImageUnreadable(f"The image {item.name} has changed since the dataset was opened. Open it again.")
     return np.array(fit_image(image, width, height))

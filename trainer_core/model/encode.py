@@ -1,7 +1,8 @@
 """Encode a dataset once: images through the VAE, captions through the text encoder and the text projection.
 
 Everything is cached on disk by content: image bytes, crop and VAE on one side; caption, text encoder and the model's
-two text layers on the other. A second run over the same data loads neither VAE nor text encoder.
+two text layers on the other. A second run over the same data loads neither VAE nor text encoder. While one image is
+encoded, the next ones are read and decoded.
 
 Shapes: L text tokens, D model width, C latent channels (128), H W latent size (pixels / 16).
 """
@@ -11,14 +12,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..dataset import Dataset, Item, caption_for_crop, check_fit, load_pixels, resolve_resolution
+from ..dataset import Dataset, Item, caption_for_crop, check_fit, read_ahead, resolve_resolution
 from ..errors import DoesNotFit, NonFinite, WrongTextEncoder, WrongVae
 from . import host
 from .cache import EncodingCache
@@ -179,29 +182,42 @@ def _encode_images(
 ) -> tuple[list[str], int]:
     """Cache key of every image, in order, and how many were not cached yet."""
     vae_identity = _digest(weights_identity(dict(vae.first_stage_model.named_parameters())), str(vae.vae_dtype))
-    keys, new = [], 0
-    for index, item in enumerate(dataset.items):
-        host.raise_if_interrupted()
-        key = _digest("image", dataset.content_hash(item), f"{size[0]}x{size[1]}", vae_identity)
-        if key not in cache:
-            encode = partial(_encode_image, dataset, item, size, vae, statistics)
-            cache.store(key, _in_memory(encode, f"{item.name} at {size[0]}x{size[1]}"))
-            new += 1
-        keys.append(key)
-        progress(index + 1, len(dataset.items), "image")
+    keys, new, coming = [], 0, set()
+
+    def key_of(content_hash: str) -> str:
+        return _digest("image", content_hash, f"{size[0]}x{size[1]}", vae_identity)
+
+    def wanted(content_hash: str) -> bool:
+        # On the reading thread: the same picture may come again before its first copy is in the cache.
+        key = key_of(content_hash)
+        if key in coming or key in cache:
+            return False
+        coming.add(key)
+        return True
+
+    with closing(read_ahead(dataset, *size, wanted=wanted)) as images:
+        for index, item in enumerate(dataset.items):
+            host.raise_if_interrupted()
+            image = next(images)
+            key = key_of(image.content_hash)
+            if image.pixels is not None:
+                encode = partial(_encode_image, item, image.pixels, vae, statistics)
+                cache.store(key, _in_memory(encode, f"{item.name} at {size[0]}x{size[1]}"))
+                new += 1
+            keys.append(key)
+            progress(index + 1, len(dataset.items), "image")
     if new:
         host.unload(vae.patcher)
     return keys, new
 
 
-def _encode_image(
-    dataset: Dataset, item: Item, size: tuple[int, int], vae: Any, statistics: LatentStatistics
-) -> Tensor:
-    pixels = torch.from_numpy(load_pixels(dataset, item, *size)).float().div_(255.0)
-    normalized = vae.encode(pixels.unsqueeze(0))
+def _encode_image(item: Item, pixels: np.ndarray, vae: Any, statistics: LatentStatistics) -> Tensor:
+    """Raw mean (C, H, W) of pixels (height, width, 3). Raises `WrongVae` and `NonFinite`."""
+    height, width, _ = pixels.shape
+    normalized = vae.encode(torch.from_numpy(pixels).float().div_(255.0).unsqueeze(0))
     # ComfyUI returns the mean of the posterior, normalised by the VAE's own statistics: undo that.
     raw = statistics.denormalize(normalized.float().cpu())[0]
-    expected = (CHANNELS, size[1] // 16, size[0] // 16)
+    expected = (CHANNELS, height // 16, width // 16)
     if tuple(raw.shape) != expected:
         raise WrongVae(f"The VAE turned {item.name} into {tuple(raw.shape)} instead of {expected}. Connect flux2-vae.")
     if not raw.isfinite().all():

@@ -6,6 +6,7 @@ All of it is computed from the settings and the step number alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -40,10 +41,18 @@ def plan_step(settings: TrainSettings, step: int, item_count: int, width: int, h
 
 def items_at(seed: int, positions: range, item_count: int) -> list[int]:
     """The items at positions of the endless shuffled sequence: every epoch shows each item exactly once."""
-    epochs = range(positions.start // item_count, (positions.stop - 1) // item_count + 1)
-    shuffled = torch.cat([torch.randperm(item_count, generator=generator(seed, "order", epoch)) for epoch in epochs])
-    first = epochs.start * item_count
-    return shuffled[positions.start - first : positions.stop - first].tolist()
+    items: list[int] = []
+    while len(items) < len(positions):
+        epoch, start = divmod(positions.start + len(items), item_count)
+        items += _order(seed, epoch, item_count)[start : start + len(positions) - len(items)]
+    return items
+
+
+# A pure function: the cache only saves drawing an epoch's order again in each of its steps. Two places, because
+# a step may end in another epoch than it began in.
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, item_count: int) -> tuple[int, ...]:
+    return tuple(torch.randperm(item_count, generator=generator(seed, "order", epoch)).tolist())
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
