@@ -14,6 +14,7 @@ from ..trainer_core.config import TrainSettings
 from ..trainer_core.errors import UserError
 from ..trainer_core.lora_files import export_lora, read_lora
 from ..trainer_core.model.encode import TrainingData
+from ..trainer_core.model.memory import GIB, MemoryPlan
 from ..trainer_core.training.loop import train
 from ..trainer_core.training.report import StepReport
 from ..trainer_core.training.runs import RunPlace, find_run, list_runs
@@ -161,13 +162,15 @@ class Ideogram4TrainLoRA(io.ComfyNode):
 
         views = steps * run.items_per_step / len(training_data.items)
         source = {"ideogram": "Ideogram's constants", "vae": "the VAE's own statistics"}[run.latent_statistics]
-        show(
-            f"{len(training_data.items)} images, each seen {views:.1f} times\nlatents normalised with {source}",
-            force=True,
-        )
+        about = f"{len(training_data.items)} images, each seen {views:.1f} times,\nlatents normalised with {source}"
+        show(about, force=True)
+
+        def on_plan(plan: MemoryPlan) -> None:
+            show("\n".join([f"{about},", f"memory: {plan}", *notes[-1:]]), force=True)
+
         try:
             place = run_place(resume, if_changed, start_from_lora, run_name)
-            trained = train(model, training_data, run, place, on_step=on_step, on_note=on_note)
+            trained = train(model, training_data, run, place, on_plan=on_plan, on_step=on_step, on_note=on_note)
         except UserError as error:
             # ComfyUI shows the message in a dialog only; on the node it stays.
             show(str(error), force=True)
@@ -207,4 +210,6 @@ def step_line(step: StepReport) -> str:
         f"step {step.step} / {step.steps},\nloss {step.smoothed_loss:.4f} (smoothed),\n"
         f"{step.seconds_per_step:.2f} s/step, {duration(step.seconds_left)} left"
     )
+    if step.peak_bytes:
+        line += f",\n{step.peak_bytes / GIB:.1f} GiB beside the weights"
     return line + ",\nnot finite: this update was skipped" if step.skipped else line

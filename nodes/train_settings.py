@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer_core.config import LATENT_STATISTICS, SCHEDULES, TrainSettings
+from ..trainer_core.config import LATENT_STATISTICS, MEMORY_MODES, SCHEDULES, TrainSettings
 from .types import SettingsSocket
 
 _DEFAULT = TrainSettings()
@@ -21,7 +21,13 @@ class Ideogram4TrainSettings(io.ComfyNode):
             category="model/training/ideogram 4",
             description="Optional settings of a training run. The defaults are the recommended run.",
             search_aliases=["training options", "optimizer settings", "lora settings"],
-            inputs=[*_optimiser_inputs(), *_noise_inputs(), *_network_inputs(), *_checkpoint_inputs()],
+            inputs=[
+                *_optimiser_inputs(),
+                *_noise_inputs(),
+                *_network_inputs(),
+                *_checkpoint_inputs(),
+                *_memory_and_speed_inputs(),
+            ],
             outputs=[SettingsSocket.Output(display_name="settings", tooltip="Connect to the train node.")],
         )
 
@@ -120,7 +126,8 @@ def _network_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "gradient_checkpointing",
             default=_DEFAULT.gradient_checkpointing,
-            tooltip="Recompute each block instead of keeping it: a third slower, a fraction of the memory.",
+            tooltip="On: recompute as many blocks as memory asks for in the backward pass. Off: keep them all if they "
+            "fit.",
         ),
         io.Combo.Input(
             "latent_statistics",
@@ -150,5 +157,26 @@ def _checkpoint_inputs() -> list[io.Input]:
             max=1000,
             optional=True,
             tooltip="How many checkpoints of a run stay on disk. Each takes about 1 GB at rank 32.",
+        ),
+    ]
+
+
+def _memory_and_speed_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "memory_mode",
+            options=list(MEMORY_MODES),
+            default=_DEFAULT.memory_mode,
+            optional=True,
+            tooltip="What lies on the GPU, with the same result: everything (resident), no block inputs and optimizer "
+            "moments (offloaded), or only the weights in use (streamed). auto: the first that fits.",
+        ),
+        io.Boolean.Input(
+            "compile_blocks",
+            default=_DEFAULT.compile_blocks,
+            optional=True,
+            advanced=True,
+            tooltip="Fuse small operations with torch.compile: faster on a GPU after a minute of preparation. Where "
+            "torch.compile does not work, the run says so and goes on without.",
         ),
     ]

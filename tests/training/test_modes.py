@@ -18,6 +18,7 @@ from ideogram4_lora_trainer.trainer_core.training import loop, outcomes
 from ideogram4_lora_trainer.trainer_core.training.journal import read_journal
 from ideogram4_lora_trainer.trainer_core.training.optimizer import OffloadedAdamW, make_optimizer
 from networks import FORMATS, place_under, snapshot, training_data, unchanged
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SETTINGS = TrainSettings(steps=20, rank=2, learning_rate=1e-3, warmup_steps=0, gradient_accumulation=2)
 MODES = ("resident", "offloaded", "streamed")
@@ -199,6 +200,40 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
         self.lag = 1
 
     monkeypatch.setattr(outcomes.Outcomes, "__init__", with_lag)
+
+
+class HostReads(TorchDispatchMode):
+    """Operations whose result Python looks at, for which it would have to wait for a GPU."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.lstrip("_")
+        if any(name.startswith(read.lstrip("_")) for read in self.NAMES):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_between_two_steps_python_looks_at_nothing(train: Callable[..., Any], mode: str) -> None:
+    reads = HostReads()
+    started: list[int] = []
+
+    def on_step(report: Any) -> None:
+        if report.step == 1:
+            started.append(len(reads.seen))
+        if report.step == 5:
+            started.append(len(reads.seen))
+
+    with reads:
+        torch.ones(1).item()
+        train(steps=6, memory_mode=mode, on_step=on_step)
+    assert reads.seen[0] == "local_scalar_dense", "the counter does not see what it should"
+    assert started[0] == started[1], reads.seen[started[0] : started[1]]
 
 
 @pytest.mark.usefixtures("late")

@@ -2,6 +2,7 @@
 
 Rules, by setting:
 - free, because results do not depend on it: gradient_checkpointing, memory_mode, checkpoint_every, keep_checkpoints;
+- compile_blocks: free, though the last digits differ;
 - steps: free while the learning rate of the steps to come stays as it was planned, as it does with the constant
   schedule after the warm-up; never fewer than are done;
 - rank, rank_stabilized, train_modulation: never, the adapters have another shape or scale;
@@ -29,6 +30,7 @@ from ..model.versions import versions
 from .plan import learning_rate
 
 FREE = ("gradient_checkpointing", "memory_mode", "checkpoint_every", "keep_checkpoints")
+ROUNDING = ("compile_blocks",)
 FIXED = ("rank", "rank_stabilized", "train_modulation")
 
 
@@ -123,6 +125,8 @@ def what_changed(before: RunFacts, now: RunFacts, *, step: int) -> Changes:
         line = f"{name}: {was} before, {value} now"
         if name in FIXED or (name == "steps" and value < step):
             forbidden.append(line)
+        elif name in ROUNDING:
+            free.append(f"{line}, so results may differ in the last digits")
         elif name in FREE or (name == "steps" and _same_rates(before.settings, value, step)):
             free.append(line)
         else:
