@@ -190,8 +190,9 @@ def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str)
     if as_text(resume, "resume") != NEW_RUN:
         find_run(runs_folder(), resume)
     as_text(start_from_lora, "start_from_lora")
-    start = {}
+    start, start_file = {}, ""
     if start_from_lora != FRESH and resume == NEW_RUN:
+        start_file = str(lora_path(start_from_lora).absolute())
         start = read_lora(lora_path(start_from_lora)).modules
     return RunPlace(
         runs_folder=runs_folder(),
@@ -201,6 +202,7 @@ def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str)
         continue_anyway=if_changed == CONTINUE,
         start_modules=start,
         start_lora="" if start_from_lora == FRESH else start_from_lora,
+        start_lora_file=start_file,
     )
 
 

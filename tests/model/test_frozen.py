@@ -157,3 +157,34 @@ def test_padding_is_masked_only_when_there_is_some() -> None:
     padded, mask = pad_text([torch.ones(1, 4), torch.ones(3, 4)])
     assert padded[0].tolist() == [[1.0] * 4, [0.0] * 4, [0.0] * 4]
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("kind", ["of another shape", "raising", "integers"])
+def test_a_format_that_cannot_be_trained_on_is_refused_and_others_are_named(
+    tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Packs that load other files bring modules of their own, which keep packed numbers under `weight`."""
+    from ideogram4_lora_trainer.trainer_core.errors import WrongModel
+    from ideogram4_lora_trainer.trainer_core.model.network import open_network
+
+    class Packed(torch.Tensor):
+        def to(self, *args: Any, **options: Any) -> Any:
+            if kind == "raising":
+                raise NotImplementedError("packed numbers")
+            return self if kind == "integers" else super().to(*args, **options)
+
+    patcher = tiny_model("bf16")
+    layer = patcher.model.diffusion_model.layers[1].feed_forward.w2
+    shape = (7, 9) if kind == "of another shape" else tuple(layer.weight.shape)
+    with torch.inference_mode():
+        packed = torch.zeros(shape, dtype=torch.uint8).as_subclass(Packed)
+    monkeypatch.delitem(layer._parameters, "weight")
+    monkeypatch.setitem(layer.__dict__, "weight", packed)
+    with (
+        pytest.raises(
+            WrongModel, match=r"layers\.1\.feed_forward\.w2\).* cannot be trained on.* Load a bf16, fp8, nvfp4"
+        ),
+        torch.inference_mode(),
+        open_network(patcher),
+    ):
+        pass

@@ -164,6 +164,21 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
         run()
 
 
+def test_a_device_that_is_too_small_is_told_in_numbers_and_with_the_size_that_fits(
+    run: Callable[..., Any], patcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.model.memory import MemoryMode, make_plan, measure_sizes
+
+    small, large = (
+        make_plan(measure_sizes(patcher, SETTINGS, size, 12), MemoryMode.STREAMED).predicted_bytes
+        for size in ((32, 48), (64, 96))
+    )
+    assert small < 0.8 * large
+    monkeypatch.setattr(host, "total_memory", lambda _device: (small + 2 * large) // 3)
+    with pytest.raises(DoesNotFit, match=r"64x96 .*about [\d.]+ GiB of [\d.]+ GiB.* choose \d+x\d+ or less"):
+        run()
+
+
 def test_three_bad_steps_in_a_row_stop_the_run(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[StepReport] = []
     monkeypatch.setattr(loop, "velocity_loss", lambda v, _t: v.sum(dim=(1, 2, 3)) * float("nan"))

@@ -184,7 +184,7 @@ def test_the_journal_tells_the_plan(train: Callable[..., Any], tmp_path: Path) -
     train(steps=2, memory_mode="offloaded", place=place_under(tmp_path / "told"))
     (run,) = (tmp_path / "told" / "runs").iterdir()
     (told,) = (event for event in read_journal(run) if event["event"] == "memory")
-    assert told["plan"].startswith("offloaded, 2 of 2 blocks recomputed") and told["training_bytes"] > 0
+    assert told["plan"].startswith("offloaded, 2 of 2 blocks recomputed") and told["predicted_bytes"] > 0
 
 
 # ---- losses that are read later --------------------------------------------------------------------------------

@@ -85,13 +85,14 @@ class MemoryPlan:
     def predicted_bytes(self) -> int:
         return self.weight_bytes + self.training_bytes
 
+    @property
+    def allocated_bytes(self) -> int:
+        """Predicted: all but the weights that stay on the device."""
+        return self.predicted_bytes - self.sizes.outer_weights - self.resident_bytes
+
     def leave_bytes(self, total_bytes: int) -> int:
         """What ComfyUI should leave free of a device of `total_bytes`: all of it where every block is streamed."""
-        if self.mode is not MemoryMode.STREAMED:
-            return self.training_bytes
-        if not self.resident_bytes:
-            return total_bytes
-        return self.training_bytes + self.weight_bytes - self.resident_bytes - self.sizes.outer_weights
+        return self.allocated_bytes if self.resident_bytes else total_bytes
 
     def __str__(self) -> str:
         """`resident, 30 of 34 blocks recomputed: 12.0 GiB predicted (8.6 weights, 3.4 training)`."""

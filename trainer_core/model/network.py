@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,8 @@ from .host import ComfyModule
 from .identity import patches_identity, weights_identity
 from .memory import MemoryMode, MemoryPlan
 from .stack import BlockStack
+
+log = logging.getLogger(__name__)
 
 REAL_WIDTH = 4608
 REAL_MIN_SIDE = 256
@@ -98,11 +101,38 @@ def open_network(patcher: Any, plan: MemoryPlan | None = None) -> Iterator[Netwo
     host.load_on_device(patcher, plan.leave_bytes(host.total_memory(device)) if plan else 0)
     unused = [diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj]
     with host.put_aside(patcher, unused), host.training_mode(device):
+        _check_formats(diffusion_model, device, dtype)
         module = frozen_copy(diffusion_model, device, dtype)
         module.llm_cond_norm = nn.Identity()
         module.llm_cond_proj = nn.Identity()
         module.layers = nn.ModuleList(TrainedBlock(block) for block in module.layers)
         yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype)
+
+
+def _check_formats(diffusion_model: ComfyModule, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise `WrongModel` where a weight does not come out of ComfyUI as the matrix that it should be.
+
+    One layer of each kind is tried: other packs load files of other formats with modules of their own.
+    """
+    kinds = {}
+    for name, layer in diffusion_model.layers.named_modules():
+        if hasattr(layer, "in_features"):
+            kind = type(layer), type(layer.weight), layer.weight.dtype, getattr(layer, "quant_format", None)
+            kinds[kind] = name, layer
+    for name, layer in kinds.values():
+        try:
+            with host.cast_weights(layer, device, dtype) as (weight, _):
+                works = tuple(weight.shape) == (layer.out_features, layer.in_features) and weight.dtype == dtype
+        except (AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+            if host.is_out_of_memory(error) or host.is_interrupt(error):
+                raise
+            log.warning("layers.%s cannot be cast.", name, exc_info=True)
+            works = False
+        if not works:
+            raise WrongModel(
+                f"The weights of the connected model (layers.{name}) are stored in a format that cannot be trained on. "
+                "Load a bf16, fp8, nvfp4, mxfp8 or int8 file with ComfyUI's own Load Diffusion Model and connect that."
+            )
 
 
 def check_architecture(patcher: Any) -> ComfyModule:

@@ -130,7 +130,7 @@ class HostInputs:
         if buffer is None or buffer.numel() < h.numel():
             buffer = self._buffers[index] = host.pinned(h.numel(), h.dtype, self._device)
         buffer = self._held[index] = buffer[: h.numel()].view(h.shape)
-        stream = host.copy_stream(self._device)
+        stream = host.copy_stream(self._device, "inputs")
         host.await_computation(self._device, stream)
         with host.on_stream(stream):
             buffer.copy_(h, non_blocking=True)
@@ -148,7 +148,7 @@ class HostInputs:
     def _fetch(self, index: int) -> None:
         if index in self._coming:
             return
-        stream = host.copy_stream(self._device)
+        stream = host.copy_stream(self._device, "inputs")
         # Room for the copy is taken from the computation's own memory, so what was there before must be done with.
         h = torch.empty_like(self._held[index], device=self._device)
         host.await_computation(self._device, stream)
@@ -183,7 +183,7 @@ class BlockWeights:
         if index in self._there:
             return
         away = [layer for layer in self._layers[index] if host.is_elsewhere(layer.base, self._device)]
-        stream = host.side_stream(self._device) if away else None
+        stream = host.copy_stream(self._device, "weights") if away else None
         for layer in away:
             layer.fetched = host.fetch_weight(layer.base, self._device, stream)
         self._there[index] = stream
