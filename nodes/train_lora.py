@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,8 @@ def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str)
     as_text(start_from_lora, "start_from_lora")
     start, start_file = {}, ""
     if start_from_lora != FRESH and resume == NEW_RUN:
-        start_file = str(lora_path(start_from_lora).absolute())
-        start = read_lora(lora_path(start_from_lora)).modules
+        start_file = os.path.abspath(lora_path(start_from_lora))
+        start = read_lora(Path(start_file)).modules
     return RunPlace(
         runs_folder=runs_folder(),
         loras_folder=Path(folder_paths.get_output_directory()) / DEFAULT_FOLDER,

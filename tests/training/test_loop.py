@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -165,18 +166,20 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
 
 
 def test_a_device_that_is_too_small_is_told_in_numbers_and_with_the_size_that_fits(
-    run: Callable[..., Any], patcher: Any, monkeypatch: pytest.MonkeyPatch
+    patcher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ideogram4_lora_trainer.trainer_core.model.memory import MemoryMode, make_plan, measure_sizes
+    from ideogram4_lora_trainer.trainer_core.training.fit import plan_run
 
-    small, large = (
-        make_plan(measure_sizes(patcher, SETTINGS, size, 12), MemoryMode.STREAMED).predicted_bytes
-        for size in ((32, 48), (64, 96))
-    )
-    assert small < 0.8 * large
-    monkeypatch.setattr(host, "total_memory", lambda _device: (small + 2 * large) // 3)
-    with pytest.raises(DoesNotFit, match=r"64x96 .*about [\d.]+ GiB of [\d.]+ GiB.* choose \d+x\d+ or less"):
-        run()
+    data = dataclasses.replace(training_data(tmp_path, patcher), width=1024, height=1536)
+    settings = with_(memory_mode="streamed")
+    needed = plan_run(patcher, data, settings).predicted_bytes
+    monkeypatch.setattr(host, "total_memory", lambda _device: needed * 3 // 4)
+    with pytest.raises(DoesNotFit, match=r"1024x1536 .*about [\d.]+ GiB of [\d.]+ GiB") as refused:
+        plan_run(patcher, data, settings)
+    advised = re.search(r"choose (\d+)x(\d+) or less", str(refused.value))
+    assert advised
+    smaller = dataclasses.replace(data, width=int(advised[1]), height=int(advised[2]))
+    assert plan_run(patcher, smaller, settings).predicted_bytes <= needed * 3 // 4
 
 
 def test_three_bad_steps_in_a_row_stop_the_run(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

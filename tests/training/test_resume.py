@@ -344,7 +344,7 @@ def test_checkpoints_come_every_n_steps_and_at_the_end_and_only_the_newest_stay(
     trainer.train(with_(steps=7, checkpoint_every=2, keep_checkpoints=3))
     assert written == ["step_000002", "step_000004", "step_000006", "step_000007"]
     (folder,) = (trainer.folder / "runs").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", "run.lock", *written[1:]]
+    assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", "run.json", "run.lock", *written[1:]]
 
 
 def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(

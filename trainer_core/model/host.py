@@ -22,7 +22,7 @@ from torch import Tensor
 ComfyModule: TypeAlias = Any
 """A module of ComfyUI's, whose attributes no type checker can see."""
 Stream: TypeAlias = Any
-"""A stream of the device as ComfyUI makes it, or None: then copies run in line with the computation."""
+"""A stream of the device in the form that ComfyUI takes, or None: then copies run in line with the computation."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,18 +54,18 @@ def fetch_weight(module: ComfyModule, device: torch.device, stream: Stream) -> F
     return FetchedWeight(copied(module.weight), bias, module.weight_function, module.bias_function)
 
 
-def side_stream(device: torch.device) -> Stream:
-    """One of ComfyUI's streams for copies that run beside the computation; None where there are none."""
-    return comfy.model_management.get_offload_stream(device)
+def copy_stream(device: torch.device, purpose: str) -> Stream:
+    """The stream for one kind of copies beside the computation; always the same, so that they keep their order.
 
-
-def copy_stream(device: torch.device) -> Stream:
-    """A stream for copies to and from main memory whose order matters: always the same one. None off a GPU."""
-    return _copy_stream(device) if device.type == "cuda" else None
+    None off a GPU, and where ComfyUI was started with --disable-async-offload.
+    """
+    if device.type != "cuda" or not comfy.model_management.NUM_STREAMS:
+        return None
+    return _copy_stream(device, purpose)
 
 
 @functools.lru_cache(maxsize=8)
-def _copy_stream(device: torch.device) -> Stream:
+def _copy_stream(device: torch.device, _purpose: str) -> Stream:
     stream: Stream = torch.cuda.Stream(device)
     stream.as_context = torch.cuda.stream
     return stream
@@ -265,3 +265,27 @@ def is_out_of_main_memory(error: BaseException) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     return comfy.model_management.is_oom(error)
+
+
+@contextmanager
+def stored_weights(
+    module: ComfyModule, device: torch.device, dtype: torch.dtype, fetched: FetchedWeight | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Like `cast_weights`, but with a quantised weight left as it is stored, for products in that format.
+
+    A weight that a patch has to be merged into comes dequantised, in `dtype`, as it does when ComfyUI samples.
+    """
+    source = fetched or module
+    weight, bias, stream = comfy.ops.cast_bias_weight(
+        source,
+        device=device,
+        dtype=source.weight.dtype,
+        bias_dtype=dtype,
+        offloadable=True,
+        compute_dtype=dtype,
+        want_requant=True,
+    )
+    try:
+        yield weight if isinstance(weight, comfy.quant_ops.QuantizedTensor) else weight.to(dtype), bias
+    finally:
+        comfy.ops.uncast_bias_weight(source, weight, bias, stream)

@@ -18,18 +18,20 @@ from ..lora_files import LoraWeights, TrainingRecord
 from ..model import host
 from ..model.adapters import Adapters, inject_adapters
 from ..model.encode import TrainingData
-from ..model.memory import MemoryPlan, adapter_values
+from ..model.memory import MemoryMode, MemoryPlan, adapter_values
 from ..model.network import Network, open_network
 from ..model.objective import velocity_loss
-from .facts import run_facts
+from .facts import RunFacts, run_facts
 from .feed import BatchFeed
 from .fit import plan_run, too_large
 from .optimizer import make_optimizer, update
 from .outcomes import Outcomes, not_finite
+from .parallel import FollowedRun, Team
 from .plan import learning_rate
 from .record import training_record
 from .report import StepReport, step_report
 from .run import Run
+from .run_file import describe_run
 from .runs import RunPlace
 from .self_check import self_check
 from .start import start_from
@@ -55,6 +57,7 @@ def train(
     settings: TrainSettings,
     place: RunPlace,
     *,
+    team: Team | None = None,
     on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_note: Callable[[str], None] = lambda note: None,
@@ -64,17 +67,17 @@ def train(
     The model is left bit-identical. Whatever ends the run early, cancelling included, the steps done so far are on disk
     before the exception leaves this function. Cancelling raises ComfyUI's interrupt. Raises `WrongModel`,
     `TrainingDataMismatch`, `RunNotFound`, `RunChanged`, `CheckpointUnreadable`, `SelfCheckFailed`, `NonFinite`,
-    `SaveFailed` and `DoesNotFit`.
+    `SaveFailed` and `DoesNotFit`; and with a `team` of several processes `SettingsError` and `PeerStopped`.
     """
     plan = plan_run(patcher, data, settings)
     facts = run_facts(settings, data, patcher, start_lora=place.start_lora)
-    # Weights and two moments, in fp32.
-    checkpoint_bytes = 12 * adapter_values(patcher.model.diffusion_model, settings)
-    with contextlib.closing(Run(place, facts, data, checkpoint_bytes=checkpoint_bytes, on_note=on_note)) as run:
+    team = team or Team()
+    facts = team.require_same(facts)
+    with contextlib.closing(_open_run(patcher, data, place, facts, team, on_note)) as run:
         while True:
             try:
                 with open_network(patcher, plan) as network:
-                    return _train(network, data, settings, run, plan, on_plan, on_step)
+                    return _train(network, data, settings, run, plan, team, on_plan, on_step)
             except UserError as error:
                 raise type(error)(f"{error} {run.stopped(error.code)}".strip()) from error
             except BaseException as error:
@@ -87,6 +90,13 @@ def train(
                 host.empty_cache()
             # Here and not in the handler, because the exception keeps every tensor of its frames alive.
             smaller = plan.smaller()
+            if smaller is not None and team.world > 1:
+                # Going on with less would need a second meeting of all, for what one setting avoids.
+                mode = MemoryMode(min(plan.mode + 1, MemoryMode.STREAMED))
+                raise DoesNotFit(
+                    f"The device ran out of memory ({reason}). Set memory_mode to {mode} in run.json and start again: "
+                    f"the result is the same, and takes more time. {run.stopped('failed')}".strip()
+                )
             if smaller is None:
                 saved = run.stopped(DoesNotFit.code)
                 # The prediction was too low, so the advice has to be for clearly less.
@@ -99,12 +109,29 @@ def train(
             )
 
 
+def _open_run(
+    patcher: Any, data: TrainingData, place: RunPlace, facts: RunFacts, team: Team, on_note: Callable[[str], None]
+) -> Run | FollowedRun:
+    if not team.leads:
+        return FollowedRun(place, facts)
+    return Run(
+        place,
+        facts,
+        data,
+        run_file=describe_run(patcher, data, facts.settings, place),
+        # Weights and two moments, in fp32.
+        checkpoint_bytes=12 * adapter_values(patcher.model.diffusion_model, facts.settings),
+        on_note=on_note,
+    )
+
+
 def _train(
     network: Network,
     data: TrainingData,
     settings: TrainSettings,
-    run: Run,
+    run: Run | FollowedRun,
     plan: MemoryPlan,
+    team: Team,
     on_plan: Callable[[MemoryPlan], None],
     on_step: Callable[[StepReport], None],
 ) -> TrainedLora:
@@ -130,7 +157,7 @@ def _train(
     notes = self_check(network, adapters, data, statistics, settings.seed)
 
     # ---- the first checkpoint of a new run, or the newest of one that goes on ----------------------------------
-    history, seconds_before = run.begin(adapters, optimizer)
+    history, seconds_before = team.same_start(run.begin(adapters, optimizer), adapters, optimizer)
     for note in notes:
         run.note(note)
     run.planned(plan)
@@ -160,8 +187,9 @@ def _train(
 
     # ---- steps -------------------------------------------------------------------------------------------------
     between_steps = True
+    own = {"rank": team.rank, "world": team.world, "first_step": first_step}
     try:
-        with contextlib.closing(BatchFeed(data, settings, statistics, network.device, first_step=first_step)) as feed:
+        with contextlib.closing(BatchFeed(data, settings, statistics, network.device, **own)) as feed:
             for step in range(first_step, settings.steps):
                 loss = torch.zeros((), dtype=torch.float64, device=network.device)
                 for batch in feed.next_step():
@@ -170,6 +198,7 @@ def _train(
                     share = velocity_loss(velocity, batch.target).sum() / settings.items_per_step
                     share.backward()
                     loss += share.detach()
+                team.add_up(loss, parameters)
 
                 grad_norm = clip_gradients(parameters, settings.max_grad_norm)
                 rate = learning_rate(settings, step)
@@ -188,6 +217,7 @@ def _train(
                 if save:
                     run.save_or_go_on(state)
         host.raise_if_interrupted()
+        run.note(team.finish(parameters))
         run.finish(state)
         run.measured(plan, max(0, host.peak_memory(network.device) - before_bytes))
     except BaseException:

@@ -12,6 +12,7 @@ import math
 import torch
 
 from ..config import TrainSettings
+from ..errors import SettingsError
 from ..model.objective import sigma_from_uniform, stratified_uniform
 from .streams import generator
 
@@ -25,18 +26,37 @@ class MicroBatch:
     first_position: int
 
 
-def plan_step(settings: TrainSettings, step: int, item_count: int, width: int, height: int) -> list[MicroBatch]:
-    """The micro-batches of optimiser step `step` (from 0)."""
+def plan_step(
+    settings: TrainSettings, step: int, item_count: int, width: int, height: int, *, rank: int = 0, world: int = 1
+) -> list[MicroBatch]:
+    """The micro-batches of optimiser step `step` (from 0), or those of them that process `rank` of `world` computes.
+
+    The items of a step and their noise levels do not depend on `world`.
+    """
     per_step, size = settings.items_per_step, settings.batch_size
     items = items_at(settings.seed, range(step * per_step, (step + 1) * per_step), item_count)
     uniform = stratified_uniform(per_step, generator(settings.seed, "sigma", step))
     sigmas = sigma_from_uniform(
         uniform, mu=settings.sigma_mu, std=settings.sigma_std, width=width, height=height
     ).tolist()
-    return [
-        MicroBatch(tuple(items[start : start + size]), tuple(sigmas[start : start + size]), step * per_step + start)
-        for start in range(0, per_step, size)
-    ]
+    own = share_of_step(settings, rank, world)
+    parts = [slice(start, min(start + size, own.stop)) for start in own[::size]]
+    return [MicroBatch(tuple(items[part]), tuple(sigmas[part]), step * per_step + part.start) for part in parts]
+
+
+def share_of_step(settings: TrainSettings, rank: int, world: int) -> range:
+    """Which items of every step process `rank` of `world` computes. Raises `SettingsError` for unequal shares."""
+    per_step = settings.items_per_step
+    if per_step % world:
+        possible = ", ".join(str(n) for n in range(1, per_step + 1) if per_step % n == 0)
+        raise SettingsError(
+            f"A step of {per_step} images (batch_size {settings.batch_size} x gradient_accumulation "
+            f"{settings.gradient_accumulation}) cannot be shared equally by {world} processes. Choose batch_size and "
+            f"gradient_accumulation so that their product is a multiple of {world}, or start one of these numbers of "
+            f"processes: {possible}."
+        )
+    share = per_step // world
+    return range(rank * share, (rank + 1) * share)
 
 
 def items_at(seed: int, positions: range, item_count: int) -> list[int]:

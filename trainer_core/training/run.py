@@ -3,6 +3,7 @@
     <runs folder>/ideogram4_00001/
         step_000000/  step_000500/  step_001000/      see checkpoints.py; only the newest few stay
         journal.jsonl                                 see journal.py
+        run.json                                      see run_file.py
 
 A run folder appears together with its first checkpoint, so every run that can be seen can be gone on with.
 """
@@ -37,6 +38,7 @@ from .journal import Journal, read_journal
 from .lock import RunLock
 from .partial_lora import save_partial_lora
 from .report import StepReport
+from .run_file import RunFile, write_run_file
 from .runs import RunPlace, check_name, create_run, find_run, sweep, unfinished_twin
 from .state import RunState, capture, restore
 from .words import remedy, resume_words, stop_words
@@ -60,6 +62,7 @@ class Run:
         facts: RunFacts,
         data: TrainingData,
         *,
+        run_file: RunFile | None,
         checkpoint_bytes: int,
         on_note: Callable[[str], None],
     ) -> None:
@@ -72,6 +75,7 @@ class Run:
         self.facts = facts
         self.folder: Path | None = None
         self._data = data
+        self._run_file = run_file
         self._on_note = on_note
         self._journal: Journal | None = None
         self._unwritten_notes: list[str] = []
@@ -147,7 +151,7 @@ class Run:
         """
         if self.folder is None:
             state = capture(adapters, optimizer, LossHistory(), 0.0)
-            self._saved = create_run(self.place, state, self.facts)
+            self._saved = create_run(self.place, state, self.facts, self._run_file)
             self.folder = self._saved.parent
             self._lock = RunLock(self.folder)
             event = "started"
@@ -155,6 +159,7 @@ class Run:
             checkpoint, self._checkpoint = self._checkpoint or self._newest(self.folder), None
             state = checkpoint.state
             restore(state, adapters, optimizer, name=f"{self.name}/{checkpoint.name}")
+            self._write_run_file(self.folder)
             event = "resumed"
         history = LossHistory(state.losses, forgiven=max(state.forgiven, self._forgiven))
         self._step = self._saved_step = state.step
@@ -175,17 +180,24 @@ class Run:
             if step not in written:
                 self._record("step", step=step, loss=loss, skipped=loss is None)
 
+    def _write_run_file(self, folder: Path) -> None:
+        try:
+            write_run_file(folder, self._run_file)
+        except SaveFailed as error:
+            self.note(f"{error.reason} Training goes on; it is needed only to train without ComfyUI.")
+
     def planned(self, plan: MemoryPlan) -> None:
         """Tell the log and the journal how the run uses memory."""
         log.info("%s: %s", self.name, plan)
-        self._record("memory", plan=str(plan), weight_bytes=plan.weight_bytes, training_bytes=plan.training_bytes)
+        self._record("memory", plan=str(plan), predicted_bytes=plan.predicted_bytes)
 
     def measured(self, plan: MemoryPlan, peak_bytes: int) -> None:
-        """Compare what was predicted with the peak on the device, both beside the weights; 0: not counted there."""
+        """Compare what was predicted with what was allocated at the peak; 0: it is not counted on this device."""
         if peak_bytes:
-            ratio = peak_bytes / plan.training_bytes
-            log.info("%s: %.2f GiB beside the weights, %.2f of what was predicted", self.name, peak_bytes / GIB, ratio)
-            self._record("memory", measured_bytes=peak_bytes, training_bytes=plan.training_bytes)
+            predicted = plan.allocated_bytes
+            words = "%s: %.2f GiB were allocated beside the weights, %.2f of what was predicted"
+            log.info(words, self.name, peak_bytes / GIB, peak_bytes / predicted)
+            self._record("memory", allocated_bytes=peak_bytes, predicted_allocated_bytes=predicted)
 
     def step_done(self, report: StepReport) -> None:
         """Write a step to the journal."""
@@ -234,6 +246,7 @@ class Run:
         self.close()
         folder.mkdir(parents=True, exist_ok=True)
         self._lock, self._journal, self._saved_step = RunLock(folder), Journal(folder), -1
+        self._write_run_file(folder)
         self._record("started", steps=self.facts.settings.steps, facts=self.facts.to_json())
         self.note(f"The folder of {self.name} was deleted while it was trained. It is written anew.")
 

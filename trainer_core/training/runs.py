@@ -12,6 +12,7 @@ from ..paths import NameRejected, resolve_inside, shown, storable_parts
 from ..storage import place_new_folder, remove_leftovers
 from .checkpoints import checkpoint_files, checkpoint_name, list_checkpoints, read_state_json, subfolders
 from .facts import RunFacts, what_changed
+from .run_file import RUN_FILE, RunFile
 from .state import RunState
 
 _TWINS_LOOKED_AT = 5
@@ -34,6 +35,8 @@ class RunPlace:
     """A LoRA that a new run begins with, by module path."""
     start_lora: str = ""
     """Name of its file."""
+    start_lora_file: str = ""
+    """Its full path, for run.json."""
 
 
 def list_runs(runs_folder: Path) -> list[str]:
@@ -76,10 +79,12 @@ def sweep(runs_folder: Path) -> None:
         remove_leftovers(folder)
 
 
-def create_run(place: RunPlace, state: RunState, facts: RunFacts) -> Path:
+def create_run(place: RunPlace, state: RunState, facts: RunFacts, run_file: RunFile | None) -> Path:
     """Make the folder of a new run together with its first checkpoint, and return the latter. Raises `SaveFailed`."""
     step = checkpoint_name(state.step)
     files = {f"{step}/{name}": pieces for name, pieces in checkpoint_files(state, facts).items()}
+    if run_file:
+        files[RUN_FILE] = [run_file.to_bytes()]
     return place_new_folder(place.runs_folder, _unused_name(place.runs_folder, place.name), files) / step
 
 
