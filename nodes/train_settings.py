@@ -179,4 +179,12 @@ def _memory_and_speed_inputs() -> list[io.Input]:
             tooltip="Fuse small operations with torch.compile: faster on a GPU after a minute of preparation. Where "
             "torch.compile does not work, the run says so and goes on without.",
         ),
+        io.Boolean.Input(
+            "quantized_products",
+            default=_DEFAULT.quantized_products,
+            optional=True,
+            advanced=True,
+            tooltip="Multiply in the file's own fp8 or int8 on a GPU that can, as sampling does: faster, with slightly "
+            "rounded gradients. Where it does not work, the run says so and multiplies exactly.",
+        ),
     ]

@@ -307,3 +307,36 @@ def test_an_update_that_is_skipped_changes_nothing() -> None:
     parameter.grad = torch.tensor([1.0, float("nan"), 2.0])
     update(optimizer, rate=0.1, skip=torch.tensor(1.0))
     assert torch.equal(parameter.detach(), torch.ones(3))
+
+
+# ---- quantised products ------------------------------------------------------------------------------------------
+
+
+def test_quantised_products_are_used_where_asked_for_and_told(train: Callable[..., Any], tmp_path: Path) -> None:
+    """int8 is multiplied on a CPU too, by ComfyUI itself."""
+
+    def notes(name: str) -> str:
+        (run,) = (tmp_path / name / "runs").iterdir()
+        return " ".join(event["text"] for event in read_journal(run) if event["event"] == "note")
+
+    exact = train("int8_convrot", steps=3)
+    quantised = train("int8_convrot", steps=3, quantized_products=True, place=place_under(tmp_path / "quantised"))
+    assert "layers multiply in their weight's own format, forward and backward" in notes("quantised")
+    assert exact.losses != quantised.losses
+    assert quantised.losses == pytest.approx(exact.losses, rel=0.02)
+    same_as_exact = train("bf16", steps=3, quantized_products=True, place=place_under(tmp_path / "none"))
+    assert "All products are exact" in notes("none")
+    assert same(train("bf16", steps=3), same_as_exact)
+
+
+def test_quantised_products_that_are_too_far_off_are_given_up(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.training import self_check
+
+    monkeypatch.setattr(self_check, "MAX_VELOCITY_ERROR", 1e-9)
+    place = place_under(tmp_path / "given up")
+    given_up = train("int8_convrot", steps=3, quantized_products=True, place=place)
+    assert same(train("int8_convrot", steps=3), given_up)
+    (run,) = (tmp_path / "given up" / "runs").iterdir()
+    assert any("too far for training, so products are exact" in str(event) for event in read_journal(run))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from . import host
 from .host import ComfyModule
+
+Product: TypeAlias = Callable[[Tensor, host.FetchedWeight | None], Tensor]
+"""A product with a layer's weight, or with what was fetched of it."""
 
 
 class FrozenLinear(nn.Module):
@@ -33,6 +37,9 @@ class FrozenLinear(nn.Module):
         self._base = (base,)
         self.fetched: host.FetchedWeight | None = None
         """The weight on the device, where it was brought there ahead of its use."""
+        self.quantized_product: Product | None = None
+        self.quantized_input_gradient: Product | None = None
+        """Used in place of the exact products where they are set; see `quantized.py`."""
 
     @property
     def base(self) -> ComfyModule:
@@ -48,15 +55,20 @@ class FrozenLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """`x @ W.T + b`, outside of autograd: (..., I) to (..., O)."""
+        x = self.smoothed(x)
+        if self.quantized_product is not None:
+            return self.quantized_product(x, self.fetched)
         with host.cast_weights(self.base, x.device, x.dtype, self.fetched) as (weight, bias):
-            return F.linear(self._smoothed(x), weight, bias)
+            return F.linear(x, weight, bias)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """Gradient of the input from that of the output: (..., O) to (..., I)."""
+        if self.quantized_input_gradient is not None:
+            return self.smoothed(self.quantized_input_gradient(grad, self.fetched))
         with host.cast_weights(self.base, grad.device, grad.dtype, self.fetched) as (weight, _):
-            return self._smoothed(grad @ weight)
+            return self.smoothed(grad @ weight)
 
-    def _smoothed(self, x: Tensor) -> Tensor:
+    def smoothed(self, x: Tensor) -> Tensor:
         """The input as the stored weight expects it: some quantised files divide a per-channel scale out of it."""
         scale = getattr(self.base, "pre_quant_scale", None)
         return x if scale is None else x * scale.to(device=x.device, dtype=x.dtype)

@@ -1,7 +1,8 @@
 """The few places where the trainer reaches into ComfyUI's runtime.
 
 Upstream rewrites these internals often, so they are touched here and nowhere else: casting a weight for use,
-the training flag, loading and freeing, the interrupt and out-of-memory signals.
+the training flag, loading and freeing, streams, the interrupt and out-of-memory signals. (Products of quantised
+tensors are in `quantized.py`.)
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from ..model.encode import TrainingData
 from ..model.memory import MemoryMode, MemoryPlan, adapter_values
 from ..model.network import Network, open_network
 from ..model.objective import velocity_loss
+from ..model.quantized import use_quantized_products
 from .facts import RunFacts, run_facts
 from .feed import BatchFeed
 from .fit import plan_run, too_large
@@ -148,6 +149,8 @@ def _train(
     start_from(adapters, run.place.start_modules, name=run.place.start_lora)
     if settings.compile_blocks:
         network.compile(lambda reason: run.note(f"torch.compile does not work here, so it is done without: {reason}"))
+    if settings.quantized_products:
+        run.note(str(use_quantized_products(network.module, network.device, network.dtype)))
     network.arrange(kept_blocks=plan.kept_blocks, offload_inputs=plan.offloads)
     parameters = list(adapters.parameters().values())
     optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay, offload=plan.offloads)

@@ -2,7 +2,8 @@
 
 1. Positions: the rotary embedding that the first block really receives has one distinct row per image token.
 2. Gradients: every adapter's two matrices receive a finite gradient that is not zero.
-3. Direction: the prediction is nearer to `noise - data` than to `data - noise`.
+3. Quantised products, where they are used: the prediction is near to that of exact ones; else they are given up.
+4. Direction: the prediction is nearer to `noise - data` than to `data - noise`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from torch import Tensor
 from ..errors import SelfCheckFailed
 from ..model.adapters import Adapters
 from ..model.encode import TrainingData
+from ..model.frozen import FrozenLinear
 from ..model.latents import LatentStatistics
 from ..model.network import Network
 from ..model.objective import velocity_loss
+from ..model.quantized import MAX_VELOCITY_ERROR, use_exact_products, velocity_error
 from .batch import Batch, make_batch
 from .plan import MicroBatch
 from .streams import generator
@@ -38,7 +41,7 @@ def self_check(
     ]
     _check_positions(network, batches[0])
     _check_gradients(network, adapters, batches[1], seed)
-    return _check_direction(network, batches)
+    return [*_check_products(network, batches[1]), *_check_direction(network, batches)]
 
 
 def _velocity(network: Network, batch: Batch) -> Tensor:
@@ -94,6 +97,19 @@ def _small_noise(like: Tensor, seed: int, name: str) -> Tensor:
 
 def _is_alive(grad: Tensor) -> bool:
     return bool(grad.isfinite().all()) and bool(grad.any())
+
+
+def _check_products(network: Network, batch: Batch) -> list[str]:
+    if not any(isinstance(m, FrozenLinear) and m.quantized_product for m in network.module.modules()):
+        return []
+    error = velocity_error(network, batch.noised, batch.sigma, batch.text, batch.text_mask)
+    if error <= MAX_VELOCITY_ERROR:
+        return []
+    use_exact_products(network.module)
+    return [
+        f"With quantised products the prediction is {error:.0%} away from the exact one, which is too far for "
+        "training, so products are exact."
+    ]
 
 
 @torch.no_grad()
