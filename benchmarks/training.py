@@ -1,295 +1,143 @@
-"""Seconds per step and peak memory of one training step, ours beside others, on the same random weights.
+"""Seconds per step and peak memory of one training step, ours beside others, on random weights of the released width.
 
-Usage: python dev.py bench training [--blocks N] [--format F] [--dtype D] [--size P] [--device cpu|cuda] ...
+Usage: python dev.py bench training [--blocks N ...] [--size P] [--formats F ...] [--device cpu|cuda] ...
 
-Blocks have the released width (4608); one block is what a CPU can do, 34 are the released model. Contenders:
-  floor      forward, backward and AdamW of the same adapters on one batch, nothing else
-  ours       the trainer's loop: batches, checks, journal, checkpoints, reports
+One block is what a CPU can do in minutes, 34 are the released model. Contenders:
+  floor      forward, backward and AdamW of the same adapters on one batch in plain torch, and nothing else
+  ours       the trainer as its node calls it, in each memory mode and on each base format
   native     ComfyUI's TrainLoraNode through its own code, each block checkpointed
-  diffusers  diffusers' transformer with PEFT adapters and gradient checkpointing, as a training script steps it
-Each runs in a process of its own, one after the other, `--rounds` times; the fastest round counts, since other
-programs can only slow one down. Prints a table, and ratios to ours.
+  diffusers  diffusers' transformer and PEFT, stepped as its training script does
+Each contender, and each base format, has a process of its own. All are measured once, then all once more, `--rounds`
+times; the fastest round counts, since other programs can only slow one down. Within a round it is the median of the
+steps after the first. With several numbers of blocks, a last table gives what one block more costs.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
+import dataclasses
+import math
 import os
-import resource
-import statistics
-import subprocess
+import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from support import models, pack
+from support import pack, tables
+from support.cases import FORMATS, Case, Setup
+from support.models import WIDTHS
+from support.processes import measure_in_a_process, write_model_in_a_process
 
 CONTENDERS = ("floor", "ours", "native", "diffusers")
-TEXT_TOKENS, TEXT_WIDTH = 128, 53248
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-# ---- what all train on ---------------------------------------------------------------------------------------
-
-
-def load_patcher(options: argparse.Namespace) -> Any:
-    import comfy.sd
-
-    model_options = {"dtype": DTYPES[options.dtype]} if options.format == "bf16" else {}
-    with torch.inference_mode():
-        return comfy.sd.load_diffusion_model(options.model, model_options=model_options)
-
-
-def training_data(patcher: Any, options: argparse.Namespace, folder: Path) -> Any:
-    """Two images of noise with captions of noise, as the encode step leaves them."""
-    encode, cache_module = pack.core("model.encode"), pack.core("model.cache")
-    statistics_of = pack.core("model.latents").ideogram_statistics()
-    cache, items, side = cache_module.EncodingCache(folder), [], options.size // 16
-    for index in range(2):
-        item = encode.EncodedItem(f"{index}.png", f"caption {index}", f"{index:02}aa", f"{index:02}bb")
-        cache.store(item.latent_key, torch.randn(128, side, side))
-        cache.store(item.text_key, torch.randn(TEXT_TOKENS, 4608, dtype=DTYPES[options.dtype]))
-        items.append(item)
-    return encode.TrainingData(
-        items=tuple(items),
-        width=options.size,
-        height=options.size,
-        cache=cache,
-        projection=encode.projection_identity(patcher),
-        vae_statistics=statistics_of,
-        default_caption="",
-        newly_encoded=0,
-    )
-
-
-def settings_of(options: argparse.Namespace) -> Any:
-    return pack.core("config").TrainSettings(
-        steps=options.steps, rank=options.rank, gradient_checkpointing=not options.keep_activations
-    )
-
-
-# ---- contenders: each returns the times at which steps ended ---------------------------------------------------
-
-
-def run_floor(options: argparse.Namespace, folder: Path) -> list[float]:
-    patcher = load_patcher(options)
-    data, settings = training_data(patcher, options, folder), settings_of(options)
-    adapters_module, network_module = pack.core("model.adapters"), pack.core("model.network")
-    batch_module, plan = pack.core("training.batch"), pack.core("training.plan")
-    loss_of, generator = pack.core("model.objective").velocity_loss, pack.core("training.streams").generator
-    ends = []
-    with torch.inference_mode(), network_module.open_network(patcher, activation_bytes=2**30) as network:
-        adapters = adapters_module.inject_adapters(
-            network.module,
-            rank=settings.rank,
-            rank_stabilized=False,
-            train_modulation=False,
-            generator_for=lambda path: generator(0, "adapter", path),
-            device=network.device,
-        )
-        if settings.gradient_checkpointing:
-            network.checkpoint_blocks()
-        parameters = list(adapters.parameters().values())
-        optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-        micro = plan.plan_step(settings, 0, 2, options.size, options.size)[0]
-        batch = batch_module.make_batch(data, micro, data.statistics("ideogram"), 0, network.device)
-        for _ in range(options.steps):
-            velocity = network.velocity(batch.noised, batch.sigma, batch.text, batch.text_mask)
-            loss_of(velocity, batch.target).mean().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            ends.append(now())
-    return ends
-
-
-def run_ours(options: argparse.Namespace, folder: Path) -> list[float]:
-    patcher = load_patcher(options)
-    data = training_data(patcher, options, folder)
-    place = pack.core("training.runs").RunPlace(runs_folder=folder / "runs", loras_folder=folder / "loras")
-    ends: list[float] = []
-    with torch.inference_mode():
-        pack.core("training.loop").train(
-            patcher, data, settings_of(options), place, on_step=lambda _report: ends.append(now())
-        )
-    return ends
-
-
-def run_native(options: argparse.Namespace, folder: Path) -> list[float]:
-    import comfy_extras.nodes_train as native
-
-    patcher, side = load_patcher(options), options.size // 16
-    ends: list[float] = []
-    original = native.TrainSampler.fwd_bwd
-
-    def timed(*args: Any, **keywords: Any) -> Any:
-        ends.append(now())  # a step begins where the one before has ended
-        return original(*args, **keywords)
-
-    native.TrainSampler.fwd_bwd = timed
-    inputs = {
-        "model": patcher,
-        "batch_size": 1,
-        "steps": options.steps + 1,
-        "grad_accumulation_steps": 1,
-        "learning_rate": 1e-4,
-        "rank": options.rank,
-        "optimizer": "AdamW",
-        "loss_function": "MSE",
-        "seed": 0,
-        "training_dtype": options.dtype,
-        "lora_dtype": "fp32",
-        "quantized_backward": False,
-        "algorithm": "LoRA",
-        "gradient_checkpointing": not options.keep_activations,
-        "checkpoint_depth": 2,
-        "offloading": False,
-        "existing_lora": "[None]",
-        "bucket_mode": False,
-        "bypass_mode": False,
+def processes(options: argparse.Namespace) -> list[list[Case]]:
+    """The rows of the table, by the process that measures them. Formats other than the first are for ours alone."""
+    base, *others = options.formats
+    plain = "fp32" if options.device == "cpu" else "bf16"  # what stores its weights in the type that it computes in
+    ours = Case(contender="ours", fmt=base, mode="resident")
+    rows = {
+        "floor": [[Case(contender="floor", fmt=plain, options=kept) for kept in (("kept",), ())]],
+        "ours": [
+            [
+                ours,
+                dataclasses.replace(ours, options=("recomputed",)),
+                *(dataclasses.replace(ours, mode=mode) for mode in ("offloaded", "streamed")),
+            ],
+            *([dataclasses.replace(ours, fmt=fmt)] for fmt in others),
+        ],
+        "native": [[Case(contender="native", fmt=base)]],
+        "diffusers": [[Case(contender="diffusers", fmt=plain)]],
     }
-    from comfy.weight_adapter import adapter_maps
-
-    inputs["algorithm"] = next(name for name in adapter_maps if name.lower() == "lora")
-    text = torch.randn(1, TEXT_TOKENS, TEXT_WIDTH)
-    with torch.inference_mode():
-        native.TrainLoraNode.execute(
-            latents=[{"samples": torch.randn(1, 128, side, side)} for _ in range(2)],
-            positive=[[[text, {}]], [[text.clone(), {}]]],
-            **{name: [value] for name, value in inputs.items()},
-        )
-    return ends
+    return [cases for contender in CONTENDERS if contender in options.only for cases in rows[contender]]
 
 
-def run_diffusers(options: argparse.Namespace, folder: Path) -> list[float]:
-    sys.path.insert(0, str(pack.ROOT / "tests" / "oracles"))
-    import diffusers_ideogram4 as oracle
-    from diffusers import Ideogram4Transformer2DModel
-    from peft import LoraConfig
-
-    dtype = DTYPES[options.dtype]
-    with torch.device(options.device):
-        transformer = Ideogram4Transformer2DModel(num_layers=options.blocks).to(dtype).requires_grad_(False)
-    targets = ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3"]
-    transformer.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=targets))
-    if not options.keep_activations:
-        transformer.enable_gradient_checkpointing()
-    transformer.train()
-    parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    side, ends = options.size // 16, []
-    text = torch.randn(1, TEXT_TOKENS, TEXT_WIDTH, dtype=dtype, device=options.device)
-    for _ in range(options.steps):
-        clean, noise = torch.randn(2, 1, 128, side, side, device=options.device)
-        sigma = torch.rand(1, device=options.device)
-        noised = (sigma * noise + (1 - sigma) * clean).to(dtype)
-        with torch.autocast(options.device, dtype=dtype, enabled=dtype != torch.float32):
-            predicted = oracle.velocity(transformer, noised, text, sigma)
-        torch.nn.functional.mse_loss(predicted.float(), noise - clean).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ends.append(now())
-    return ends
+def measure(options: argparse.Namespace, blocks: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """The best round of each case."""
+    setup = Setup(
+        device=options.device,
+        blocks=blocks,
+        width=options.width,
+        size=options.size,
+        rank=options.rank,
+        text_tokens=options.text_tokens,
+        steps=options.steps,
+        warmup=0,
+    )
+    files = {fmt: folder / f"ideogram4_random_{blocks}_{fmt}.safetensors" for fmt in options.formats}
+    for fmt, file in files.items():
+        write_model_in_a_process(file, setup, fmt)
+    best: dict[str, dict[str, Any]] = {}
+    longest = 0.0
+    for number in range(options.rounds):
+        begun = time.monotonic()
+        if number and begun + longest > options.stop_at:
+            print(f"No time for round {number + 1}.", file=sys.stderr)
+            break
+        for cases in processes(options):
+            for label, figures in measure_in_a_process(setup, cases, model=files.get(cases[0].fmt)).items():
+                print(f"{label}: {figures.get('error') or format(figures['seconds'], '.3f')}", file=sys.stderr)
+                if figures.get("seconds", math.inf) < best.setdefault(label, figures).get("seconds", math.inf):
+                    best[label] = figures
+        longest = time.monotonic() - begun
+    return best
 
 
-# ---- measuring -----------------------------------------------------------------------------------------------
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run one contender in this process."""
-    pack.load_comfyui(options.device)
-    contenders: dict[str, Callable[[argparse.Namespace, Path], list[float]]] = {
-        "floor": run_floor,
-        "ours": run_ours,
-        "native": run_native,
-        "diffusers": run_diffusers,
+def per_further_block(less: tables.Results, more: tables.Results, blocks: int) -> dict[str, dict[str, Any]]:
+    """What each of `blocks` further blocks adds: time and memory that do not belong to what is around the blocks."""
+    both = [label for label in more if "seconds" in less.get(label, {}) and "seconds" in more[label]]
+    keys = ("seconds", "allocated_gib", "host_peak_gib")
+    return {
+        label: {
+            key: (more[label][key] - less[label][key]) / blocks
+            for key in keys
+            if more[label].get(key) is not None and less[label].get(key) is not None
+        }
+        for label in both
     }
-    with tempfile.TemporaryDirectory() as folder:
-        ends = contenders[options.contender](options, Path(folder))
-    steps = [after - before for before, after in itertools.pairwise(ends)]
-    on_gpu = options.device == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": statistics.median(steps), "peak_gib": peak / 2**30}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1])
+    parser.add_argument("--width", choices=WIDTHS, default="real", help="tiny: to try this script")
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS[1:]), choices=FORMATS)
+    parser.add_argument("--size", type=int, default=256, help="pixels of each side")
+    parser.add_argument("--text-tokens", type=int, default=64)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=9.5, help="begin no further round that would end later")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    options = parser.parse_args()
+    options.stop_at = time.monotonic() + 60 * options.minutes
+    if options.steps < 2:
+        parser.error("--steps must be 2 or more: the first is not counted")
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--format", default="bf16", choices=["bf16", *models.FORMATS])
-    parser.add_argument("--dtype", default="fp32", choices=DTYPES)
-    parser.add_argument("--size", type=int, default=256, help="pixels of each side")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--keep-activations", action="store_true", help="no checkpointing")
-    parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(measure(options)))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "ideogram4_random.safetensors"
-        command = [sys.executable, __file__, *sys.argv[1:], "--model", str(model)]
-        write_model_in_a_process(options, model)
-        best: dict[str, dict[str, Any]] = {}
-        for _ in range(options.rounds):
-            for contender in options.only:
-                done = subprocess.run([*command, "--contender", contender], check=False, capture_output=True, text=True)
-                if done.returncode:
-                    best[contender] = {"error": done.stderr.strip().splitlines()[-1]}
-                    continue
-                figures = json.loads(done.stdout.splitlines()[-1])
-                if contender not in best or figures["seconds"] < best[contender].get("seconds", float("inf")):
-                    best[contender] = figures
-    print_table(best, options)
-
-
-def write_model_in_a_process(options: argparse.Namespace, path: Path) -> None:
-    """So that its memory does not count."""
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from support import models, pack;"
-        "pack.load_comfyui(sys.argv[5]); models.write_random_model(Path(sys.argv[2]), blocks=int(sys.argv[3]),"
-        "fmt=sys.argv[4], device=sys.argv[5])"
-    )
-    here = str(Path(__file__).parent)
-    arguments = [here, str(path), str(options.blocks), options.format, options.device]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
-
-
-def print_table(best: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
-    what = f"{options.blocks} block(s), {options.format} base, {options.dtype} compute, {options.size}x{options.size}"
+    options = parse()
     device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     threads = os.environ.get("OMP_NUM_THREADS", "default")
-    print(f"{what}, rank {options.rank}, batch 1; {device}; {pack.machine()}; torch {torch.__version__}; {threads=}")
-    print("| | s/step | peak GiB | time against ours | memory against ours |")
-    print("|---|---|---|---|---|")
-    ours = best.get("ours", {})
-    for contender, figures in best.items():
-        if "error" in figures:
-            print(f"| {contender} | {figures['error']} | | | |")
-            continue
-        row = f"| {contender} | {figures['seconds']:.3f} | {figures['peak_gib']:.2f} |"
-        if "seconds" in ours:
-            row += f" {figures['seconds'] / ours['seconds']:.2f} | {figures['peak_gib'] / ours['peak_gib']:.2f} |"
-        print(row)
+    print(f"    python dev.py bench training {shlex.join(sys.argv[1:])}\n")
+    print(f"{device}; {pack.machine()}; threads: {threads}; {pack.versions()}")
+    reference = Case(contender="ours", fmt=options.formats[0], mode="resident").label
+    columns = tables.GPU_COLUMNS if options.device == "cuda" else tables.HOST_COLUMNS
+    results: dict[int, dict[str, dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for blocks in sorted(options.blocks):
+            results[blocks] = measure(options, blocks, Path(folder))
+            size = f"{options.size}x{options.size}, {options.text_tokens} text tokens, rank {options.rank}, batch 1"
+            print(f"\n{blocks} block(s), {size}\n\n{tables.table(results[blocks], reference, columns)}")
+    if len(results) > 1:
+        least, most = min(results), max(results)
+        further = per_further_block(results[least], results[most], most - least)
+        print(f"\nA further block\n\n{tables.table(further, reference, columns[:1])}")
 
 
 if __name__ == "__main__":
