@@ -293,9 +293,13 @@ def test(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Run one script of benchmarks/ by name, or all of them."""
+    """Run one script of benchmarks/ by name, or all that need no GPU."""
     host = find_host()
-    scripts = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if options.name in (None, path.stem))
+    scripts = sorted(
+        path
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if path.stem == (options.name or path.stem) and (options.name or path.stem != "gpu")
+    )
     if not scripts:
         raise DevError(f"benchmarks/ has no {options.name}.py.")
     environment = {"COMFYUI_ROOT": str(host.comfyui), "TINY_MODELS": str(tiny_models(host))}
