@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .compare_lora import Ideogram4CompareLoRA
 from .encode_dataset import Ideogram4EncodeDataset
 from .load_dataset import Ideogram4LoadDataset
 from .load_lora import Ideogram4LoadLoRA
+from .previews import Ideogram4Previews
 from .resolve_resolution import Ideogram4ResolveResolution
 from .save_lora import Ideogram4SaveLoRA
 from .train_lora import Ideogram4TrainLoRA
@@ -23,4 +25,6 @@ class Ideogram4TrainerExtension(ComfyExtension):
             Ideogram4TrainSettings,
             Ideogram4SaveLoRA,
             Ideogram4LoadLoRA,
+            Ideogram4Previews,
+            Ideogram4CompareLoRA,
         ]

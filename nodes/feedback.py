@@ -1,4 +1,4 @@
-"""Text on a node while it runs, with nothing but ComfyUI's own messages."""
+"""What a running node tells the open pages: text on the node, and that its run has news."""
 
 from __future__ import annotations
 
@@ -30,6 +30,30 @@ def wrapped(text: str) -> str:
         textwrap.wrap(line, LINE_LENGTH, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
     )
     return "\n".join("\n".join(line) for line in lines)
+
+
+def origin_of(node: type[io.ComfyNode]) -> dict[str, str]:
+    """Which node of which workflow is running: `workflow` is the id of the graph in the page, "" without a page."""
+    info = node.hidden.extra_pnginfo
+    workflow = info.get("workflow") if isinstance(info, dict) else None
+    graph_id = workflow.get("id") if isinstance(workflow, dict) else None
+    return {"node": str(node.hidden.unique_id or ""), "workflow": str(graph_id or "")[:100]}
+
+
+class RunEvents:
+    """Tells every open page that a run's journal has news, for pages to read what they show from there."""
+
+    def __init__(self, node: type[io.ComfyNode]) -> None:
+        self._origin = origin_of(node)
+        self._send = Throttle(self._tell)
+
+    def __call__(self, run: str, event: str) -> None:
+        self._send(run, force=event != "step")
+
+    def _tell(self, run: str) -> None:
+        prompt_server = getattr(server.PromptServer, "instance", None)
+        if prompt_server is not None:
+            prompt_server.send_sync("ideogram4_lora_trainer.run", {**self._origin, "run": run})
 
 
 class Throttle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,13 @@ from ..trainer_core.lora_files import export_lora, read_lora
 from ..trainer_core.model.encode import TrainingData
 from ..trainer_core.model.memory import GIB, MemoryPlan
 from ..trainer_core.training.loop import train
+from ..trainer_core.training.previews import PreviewSettings
 from ..trainer_core.training.report import StepReport
 from ..trainer_core.training.runs import RunPlace, find_run, list_runs
-from .feedback import Throttle, duration, show_text
+from .feedback import RunEvents, Throttle, duration, origin_of, show_text
 from .load_lora import lora_path
 from .save_lora import DEFAULT_FOLDER
-from .types import SettingsSocket, TrainedLoraModel, TrainingDataSocket
+from .types import PreviewsSocket, SettingsSocket, TrainedLoraModel, TrainingDataSocket
 from .values import as_choice, as_text
 
 NEW_RUN, REFUSE, CONTINUE, FRESH = "new run", "refuse", "continue anyway", "none"
@@ -108,13 +110,18 @@ class Ideogram4TrainLoRA(io.ComfyNode):
                     advanced=True,
                     tooltip="Name of a new run; a number is added. Its checkpoints go to output/ideogram4_runs.",
                 ),
+                PreviewsSocket.Input(
+                    "previews",
+                    optional=True,
+                    tooltip="From Ideogram 4 Previews: pictures of the LoRA while it is trained.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output(display_name="lora", tooltip="Connect to a save or load node, ours or core's."),
                 io.LossMap.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
                 io.Int.Output(display_name="steps", tooltip="Steps trained."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -144,6 +151,7 @@ class Ideogram4TrainLoRA(io.ComfyNode):
         if_changed: str = REFUSE,
         start_from_lora: str = FRESH,
         run_name: str = RunPlace.name,
+        previews: PreviewSettings | None = None,
     ) -> io.NodeOutput:
         run = TrainSettings.from_mapping(
             {**(settings or {}), "steps": steps, "learning_rate": learning_rate, "rank": rank, "seed": seed}
@@ -161,9 +169,10 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             notes.append(note)
             show(note, force=True)
 
-        views = steps * run.items_per_step / len(training_data.items)
+        trained_count = max(1, len(training_data.items) - run.validation_images)
+        views = steps * run.items_per_step / trained_count
         source = {"ideogram": "Ideogram's constants", "vae": "the VAE's own statistics"}[run.latent_statistics]
-        about = f"{len(training_data.items)} images, each seen {views:.1f} times,\nlatents normalised with {source}"
+        about = f"{trained_count} images, each seen {views:.1f} times,\nlatents normalised with {source}"
         show(about, force=True)
 
         def on_plan(plan: MemoryPlan) -> None:
@@ -171,13 +180,23 @@ class Ideogram4TrainLoRA(io.ComfyNode):
 
         try:
             place = run_place(resume, if_changed, start_from_lora, run_name)
-            trained = train(model, training_data, run, place, on_plan=on_plan, on_step=on_step, on_note=on_note)
+            trained = train(
+                model,
+                training_data,
+                run,
+                dataclasses.replace(place, origin=origin_of(cls)),
+                previews=previews,
+                on_plan=on_plan,
+                on_step=on_step,
+                on_note=on_note,
+                on_event=RunEvents(cls),
+            )
         except UserError as error:
             # ComfyUI shows the message in a dialog only; on the node it stays.
             show(str(error), force=True)
             raise
         lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
-        return io.NodeOutput(lora, {"loss": trained.losses}, steps)
+        return io.NodeOutput(lora, {"loss": trained.losses}, trained.record.trained_steps)
 
 
 def runs_folder() -> Path:

@@ -27,6 +27,7 @@ class Ideogram4TrainSettings(io.ComfyNode):
                 *_network_inputs(),
                 *_checkpoint_inputs(),
                 *_memory_and_speed_inputs(),
+                *_validation_inputs(),
             ],
             outputs=[SettingsSocket.Output(display_name="settings", tooltip="Connect to the train node.")],
         )
@@ -186,5 +187,28 @@ def _memory_and_speed_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Multiply in the file's own fp8 or int8 on a GPU that can, as sampling does: faster, with slightly "
             "rounded gradients. Where it does not work, the run says so and multiplies exactly.",
+        ),
+    ]
+
+
+def _validation_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "validation_images",
+            default=_DEFAULT.validation_images,
+            min=0,
+            max=1000,
+            optional=True,
+            tooltip="Images that are not trained on, chosen by the seed, to measure the loss on. When it rises while "
+            "that of trained images falls, the run learns by heart; the best checkpoint is kept. A tenth is usual.",
+        ),
+        io.Int.Input(
+            "validation_every",
+            default=_DEFAULT.validation_every,
+            min=1,
+            max=40_000,
+            optional=True,
+            advanced=True,
+            tooltip="Steps between two measurements. One takes ten forward passes for each image held out.",
         ),
     ]

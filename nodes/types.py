@@ -9,6 +9,7 @@ from ..trainer_core.lora_files import TrainingRecord
 
 DatasetSocket = io.Custom("IDEOGRAM4_DATASET")
 TrainingDataSocket = io.Custom("IDEOGRAM4_TRAINING_DATA")
+PreviewsSocket = io.Custom("IDEOGRAM4_PREVIEWS")
 SettingsSocket = io.Custom("IDEOGRAM4_TRAIN_SETTINGS")
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if __package__:  # else Python was given the path of this folder, and `_in_a_package` starts again in a package
     from .errors import SettingsError, UserError, WrongModel
+    from .training.lock import is_locked
+    from .training.requests import REQUESTS, ask
     from .training.run_file import RUN_FILE, RunFile, read_run_file
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(stream=sys.stderr, level=level, format=f"{prefix}%(message)s")
     try:
         path = run_file_path(options.run_file)
+        if options.ask:
+            ask_of_run(path.parent, options.ask)
+            return 0
         run_file = read_run_file(path)
         if options.steps is not None:
             settings = dataclasses.replace(run_file.settings, steps=options.steps)
@@ -64,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run_file", help="run.json, or the folder of a run")
     parser.add_argument("--steps", type=int, help="train to this many steps in all, instead of what run.json says")
+    parser.add_argument(
+        "--ask", choices=REQUESTS, help="instead of training, ask this of the process that is training the run"
+    )
     parser.add_argument("--run-name", default="", help="start a new run of this name; a number is added")
     parser.add_argument(
         "--continue-anyway", action="store_true", help="go on although settings, data or model were changed"
@@ -71,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--comfyui", default="", help="ComfyUI's folder, where this pack is not inside of it")
     parser.add_argument("--cpu", action="store_true", help="train on the processor")
     return parser
+
+
+def ask_of_run(folder: Path, what: str) -> None:
+    """Raises `SettingsError` where nobody is training that run."""
+    if not is_locked(folder):
+        raise SettingsError(f"Nobody is training {folder.name}, so there is nobody to ask. Start it, or check its name.")
+    ask(folder, what)
+    log.info("%s is asked to %s; it will, after the step that it is at.", folder.name, what)
 
 
 def run_file_path(text: str) -> Path:

@@ -16,6 +16,7 @@ from .errors import SettingsError
 SCHEDULES = ("constant", "cosine")
 LATENT_STATISTICS = ("ideogram", "vae")
 MEMORY_MODES = ("auto", "resident", "offloaded", "streamed")
+_SWITCHES = ("train_modulation", "rank_stabilized", "gradient_checkpointing", "compile_blocks", "quantized_products")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,11 @@ class TrainSettings:
     keep_checkpoints: int = 2
     """Checkpoints that stay on disk; older ones are deleted after a newer one is in place."""
 
+    validation_images: int = 0
+    """Images that are held out from training, to measure the loss on; 0 measures none."""
+    validation_every: int = 100
+    """Steps between two measurements of the images held out; also measured at the beginning and the end."""
+
     def __post_init__(self) -> None:
         _check_int(self, "steps", 1, 40_000)
         _check_float(self, "learning_rate", 1e-6, 1e-2)
@@ -81,13 +87,15 @@ class TrainSettings:
         _check_float(self, "max_grad_norm", 0.0, 1e6)
         _check_float(self, "sigma_mu", -5.0, 5.0)
         _check_float(self, "sigma_std", 0.1, 5.0)
-        for name in ("train_modulation", "rank_stabilized", "gradient_checkpointing", "compile_blocks"):
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         _check_choice(self, "memory_mode", MEMORY_MODES)
         _check_choice(self, "latent_statistics", LATENT_STATISTICS)
         _check_int(self, "checkpoint_every", 0, 40_000)
         _check_int(self, "keep_checkpoints", 1, 1000)
+        _check_int(self, "validation_images", 0, 1000)
+        _check_int(self, "validation_every", 1, 40_000)
 
     @property
     def items_per_step(self) -> int:

@@ -33,7 +33,7 @@ from ideogram4_lora_trainer.trainer_core.errors import (
     UserError,
 )
 from ideogram4_lora_trainer.trainer_core.model import network, products
-from ideogram4_lora_trainer.trainer_core.training import checkpoints, feed, loop
+from ideogram4_lora_trainer.trainer_core.training import checkpoints, feed, loop, run_log
 from ideogram4_lora_trainer.trainer_core.training import run as run_module
 from ideogram4_lora_trainer.trainer_core.training import runs as runs_module
 from ideogram4_lora_trainer.trainer_core.training.journal import Journal, read_journal
@@ -171,7 +171,7 @@ STAGES: dict[str, tuple[Any, str, int]] = {
     ),
     "clipping": (loop, "clip_gradients", FAULT_STEP + 1),
     "optimiser": (torch.optim.AdamW, "step", FAULT_STEP + 1),
-    "reporting": (run_module.Run, "step_done", FAULT_STEP + 1),
+    "reporting": (run_log.RunLog, "step_done", FAULT_STEP + 1),
     "capturing": (loop, "capture", 1),
     "saving": (checkpoints, "write_checkpoint", 2),
     "deleting old checkpoints": (run_module, "delete_old_checkpoints", 2),

@@ -227,6 +227,27 @@ def test_a_step_that_cannot_be_shared_equally_is_refused_with_the_numbers_that_w
 
 
 @needs_fork
+@pytest.mark.parametrize("count", [1, 2])
+def test_another_process_can_ask_it_to_save_and_to_stop(written: Path, tmp_path: Path, count: int) -> None:
+    folder = tmp_path / "run"
+    path = copied(written, folder, LONG)
+    processes = Processes(tmp_path, path, count=count)
+    processes.wait_for_step(folder, 2)
+    run = run_of(folder)
+    assert program.main([str(run), "--ask", "save"]) == 0
+    while not any(event["event"] == "checkpoint" for event in read_journal(run)):
+        processes.wait_for_step(folder, 0)
+    assert program.main([str(run), "--ask", "stop"]) == 0
+    # Several processes cannot end well at once: they are cancelled, which keeps as much.
+    assert processes.wait() == ([0] if count == 1 else [1, 1]), processes.words()
+    stopped = [event for event in read_journal(run) if event["event"] == "stopped"]
+    assert stopped[-1]["reason"] in (("kept",) if count == 1 else ("cancelled", "peer_stopped"))
+    assert newest(run).step == stopped[-1]["step"] < LONG.steps
+    assert list((folder / "loras").glob("*.safetensors"))
+    assert program.main([str(run), "--ask", "stop"]) == 1, "nobody is there to be asked"
+
+
+@needs_fork
 def test_killed_cancelled_and_gone_on_with_by_another_number_of_processes(
     train: Callable[..., Any], written: Path, tmp_path: Path
 ) -> None:

@@ -344,7 +344,8 @@ def test_checkpoints_come_every_n_steps_and_at_the_end_and_only_the_newest_stay(
     trainer.train(with_(steps=7, checkpoint_every=2, keep_checkpoints=3))
     assert written == ["step_000002", "step_000004", "step_000006", "step_000007"]
     (folder,) = (trainer.folder / "runs").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", "run.json", "run.lock", *written[1:]]
+    others = ["journal.jsonl", "loss.csv", "loss.png", "run.json", "run.lock"]
+    assert sorted(p.name for p in folder.iterdir()) == [*others, *written[1:]]
 
 
 def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
@@ -352,7 +353,7 @@ def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
 ) -> None:
     from types import SimpleNamespace
 
-    from ideogram4_lora_trainer.trainer_core.training import run
+    from ideogram4_lora_trainer.trainer_core.training import run, run_log
 
     now = [0.0]
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -361,7 +362,7 @@ def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
     monkeypatch.setattr(checkpoints, "write_checkpoint", lambda f, s, x: saved.append(s.step) or original(f, s, x))
     trainer = trainers()
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(run.Run, "step_done", lambda self, report: now.__setitem__(0, now[0] + 250))
+        patch.setattr(run_log.RunLog, "step_done", lambda self, report: now.__setitem__(0, now[0] + 250))
         loop.train(trainer.patcher, trainer.data, with_(steps=8), place_under(trainer.folder))
     assert saved == [4, 8]
 

@@ -254,6 +254,11 @@ def raise_if_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def interrupt() -> None:
+    """Cancel what is running, as the user's button does."""
+    comfy.model_management.interrupt_current_processing()
+
+
 def is_interrupt(error: BaseException) -> bool:
     """Whether this is ComfyUI's cancel, an Exception or a BaseException depending on its version."""
     return isinstance(error, comfy.model_management.InterruptProcessingException)

@@ -5,11 +5,12 @@ Shapes: B batch, L text tokens, D model width, C latent channels (128), H W late
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Network:
     timestep: Callable[[Tensor], Tensor]
     device: torch.device
     dtype: torch.dtype
+    lent: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """For the length of this context the model is ComfyUI's, to sample with; it may be anywhere afterwards."""
 
     def velocity(self, noised: Tensor, sigma: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
         """Predict `noise - data`: noised (B, C, H, W), sigma (B,), text (B, L, D) already projected.
@@ -95,18 +98,33 @@ def open_network(patcher: Any, plan: MemoryPlan | None = None) -> Iterator[Netwo
     """
     diffusion_model = check_model(patcher)
     device, dtype = patcher.load_device, compute_dtype(patcher)
-    # Loaded as any other node would load it, so that ComfyUI meets its own kind of tensors when it unloads it.
-    if plan and plan.mode is MemoryMode.STREAMED:
-        host.unload(patcher)
-    host.load_on_device(patcher, plan.leave_bytes(host.total_memory(device)) if plan else 0)
     unused = [diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj]
-    with host.put_aside(patcher, unused), host.training_mode(device):
+
+    def take() -> None:
+        # Loaded as any other node would load it, so that ComfyUI meets its own kind of tensors when it unloads it.
+        if plan and plan.mode is MemoryMode.STREAMED:
+            host.unload(patcher)
+        host.load_on_device(patcher, plan.leave_bytes(host.total_memory(device)) if plan else 0)
+        taken.enter_context(host.put_aside(patcher, unused))
+        taken.enter_context(host.training_mode(device))
+
+    @contextmanager
+    def lent() -> Iterator[None]:
+        for part in module.modules():
+            if isinstance(part, BlockStack):
+                part.weights.release()
+        taken.close()
+        yield
+        take()  # not after an exception, which ends the run
+
+    with ExitStack() as taken:
+        take()
         _check_formats(diffusion_model, device, dtype)
         module = frozen_copy(diffusion_model, device, dtype)
         module.llm_cond_norm = nn.Identity()
         module.llm_cond_proj = nn.Identity()
         module.layers = nn.ModuleList(TrainedBlock(block) for block in module.layers)
-        yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype)
+        yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype, lent)
 
 
 def _check_formats(diffusion_model: ComfyModule, device: torch.device, dtype: torch.dtype) -> None:

@@ -171,13 +171,21 @@ class BlockWeights:
     def bring(self, index: int, then: int) -> None:
         """Have block `index` ready, begin with block `then`, and drop all others."""
         for old in [other for other in self._there if other not in (index, then)]:
-            host.await_computation(self._device, self._there.pop(old))
-            for layer in self._layers[old]:
-                layer.fetched = None
+            self._release(old)
         self._fetch(index)
         host.join(self._device, self._there[index])
         if 0 <= then < len(self._layers):
             self._fetch(then)
+
+    def release(self) -> None:
+        """Hold nothing of any block, as before the first one."""
+        for index in list(self._there):
+            self._release(index)
+
+    def _release(self, index: int) -> None:
+        host.await_computation(self._device, self._there.pop(index))
+        for layer in self._layers[index]:
+            layer.fetched = None
 
     def _fetch(self, index: int) -> None:
         if index in self._there:

@@ -49,23 +49,31 @@ def make_batch(
 
 
 def prepare_batch(
-    data: TrainingData, micro: MicroBatch, statistics: LatentStatistics, seed: int, *, pin: bool = False
+    data: TrainingData,
+    micro: MicroBatch,
+    statistics: LatentStatistics,
+    seed: int,
+    *,
+    pin: bool = False,
+    noise: str = "noise",
 ) -> Batch:
     """Load, normalise and noise the items of a micro-batch, on the CPU; in pinned memory if asked for.
+
+    `noise` is the purpose for which noise is drawn.
 
     The noise belongs to an item's position in the run, not to the batch it happens to be in, so a step computes the
     same loss however it is split into micro-batches.
     """
     clean = torch.stack([statistics.normalize(data.raw_latent(index)) for index in micro.items])
-    noise = torch.stack(
+    drawn = torch.stack(
         [
-            torch.randn(clean.shape[1:], generator=generator(seed, "noise", micro.first_position + offset))
+            torch.randn(clean.shape[1:], generator=generator(seed, noise, micro.first_position + offset))
             for offset in range(len(micro.items))
         ]
     )
     sigma = torch.tensor(micro.sigmas, dtype=torch.float32)
     text, mask = pad_text([data.text(index) for index in micro.items])
-    noised, target = add_noise(clean, noise, sigma), velocity_target(clean, noise)
+    noised, target = add_noise(clean, drawn, sigma), velocity_target(clean, drawn)
     noised, sigma, target, text = (x.pin_memory() if pin else x for x in (noised, sigma, target, text))
     return Batch(noised, sigma, target, text, mask)
 

@@ -19,7 +19,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -80,7 +80,7 @@ def write_checkpoint(run_folder: Path, state: RunState, facts: RunFacts) -> Path
     return place_new_folder(run_folder, checkpoint_name(state.step), checkpoint_files(state, facts))
 
 
-def write_making_room(run_folder: Path, state: RunState, facts: RunFacts, *, spare: Path | None) -> Path:
+def write_making_room(run_folder: Path, state: RunState, facts: RunFacts, *, spare: Collection[Path]) -> Path:
     """`write_checkpoint`; on a full disk all checkpoints but the newest, and `spare`, give up their room first."""
     try:
         return write_checkpoint(run_folder, state, facts)
@@ -124,10 +124,10 @@ def newest_checkpoint(run_folder: Path, *, max_bytes: int, judge: Judge) -> tupl
     return None, passed_over
 
 
-def delete_old_checkpoints(run_folder: Path, *, keep: int, spare: Path | None) -> None:
-    """Leave the newest `keep` checkpoints, and `spare`: the newest that is known to be whole."""
+def delete_old_checkpoints(run_folder: Path, *, keep: int, spare: Collection[Path]) -> None:
+    """Leave the newest `keep` checkpoints, and `spare`: the newest that is known to be whole, say."""
     for folder in list_checkpoints(run_folder)[keep:]:
-        if folder != spare:
+        if folder not in spare:
             remove_folder(folder)
 
 

@@ -1,7 +1,8 @@
 """What a run is made of, and what has changed since when it is gone on with.
 
 Rules, by setting:
-- free, because results do not depend on it: gradient_checkpointing, memory_mode, checkpoint_every, keep_checkpoints;
+- free, because results do not depend on it: gradient_checkpointing, memory_mode, checkpoint_every, keep_checkpoints,
+  validation_every;
 - compile_blocks: free, though the last digits differ;
 - steps: free while the learning rate of the steps to come stays as it was planned, as it does with the constant
   schedule after the warm-up; never fewer than are done;
@@ -29,7 +30,7 @@ from ..model.network import compute_dtype, model_file_name, model_identity
 from ..model.versions import versions
 from .plan import learning_rate
 
-FREE = ("gradient_checkpointing", "memory_mode", "checkpoint_every", "keep_checkpoints")
+FREE = ("gradient_checkpointing", "memory_mode", "checkpoint_every", "keep_checkpoints", "validation_every")
 ROUNDING = ("compile_blocks",)
 FIXED = ("rank", "rank_stabilized", "train_modulation")
 

@@ -1,17 +1,23 @@
 """The journal of a run: one JSON object a line, from which everything that was shown can be rebuilt.
 
-    {"event": "started",    "time": ..., "step": 0, "steps": 1000, "facts": {...}}
-    {"event": "resumed",    "time": ..., "step": 120, "steps": 1000, "facts": {...}, "changes": [...]}
+    {"event": "started",    "time": ..., "step": 0, "steps": 1000, "facts": {...}, "origin": {"node", "workflow"}}
+    {"event": "resumed",    "time": ..., "step": 120, "steps": 1000, "facts": {...}, "origin": ..., "changes": [...]}
+    {"event": "previews",   "time": ..., "step": 0, "prompts": [...], "width": ..., "height": ..., "preset": ...,
+                            "seed": ..., "guided": true, "every": 250}
     {"event": "step",       "time": ..., "step": 121, "loss": 0.43, "smoothed_loss": ..., "learning_rate": ...,
-                            "grad_norm": ..., "skipped": false, "seconds_per_step": ...}
+                            "grad_norm": ..., "skipped": false, "seconds_per_step": ..., "peak_bytes": ...}
     {"event": "checkpoint", "time": ..., "step": 200, "name": "step_000200"}
+    {"event": "validation", "time": ..., "step": 200, "loss": ..., "train_loss": ..., "sigmas": [...],
+                            "losses": [...], "images": 4, "best": true}
+    {"event": "preview",    "time": ..., "step": 200, "prompt": 0, "seconds": 14.2}
     {"event": "note",       "time": ..., "step": 200, "text": ...}
     {"event": "stopped",    "time": ..., "step": 200, "reason": ..., "message": ..., "lora": ...}
     {"event": "finished",   "time": ..., "step": 1000}
 
 `time` is in seconds since 1970; a number that was not finite is null. Steps count from 1: `step` is the number of
-steps done. After `resumed`, lines of later steps from before are void: those steps were lost and are done again. A
-line of a step that is there already takes its place.
+steps done. After `resumed`, steps, checkpoints, measurements and previews of later steps from before are void: those
+steps were lost and are done again. A line of a step (and prompt) that is there already takes its place. The reason of
+`stopped` is `cancelled`, `kept` (the user asked to stop and keep), `failed` or the code of an error.
 Covered: a last line torn by a crash, lines that are not JSON, a disk that is full or read-only (the run goes on
 without its journal). Lines reach the system one by one, and the disk before the next checkpoint does.
 """
@@ -30,6 +36,7 @@ from typing import Any, BinaryIO
 from ..storage import open_regular
 
 JOURNAL = "journal.jsonl"
+_OF_STEPS = ("step", "checkpoint", "validation", "preview")
 MAX_BYTES = 64 * 2**20
 """What is read of a journal. Forty thousand steps, the most there are, take about 10 MB."""
 
@@ -73,17 +80,17 @@ class Journal:
 
 def read_journal(run_folder: Path) -> list[dict[str, Any]]:
     """The events of a run by step, without those that were lost and done again; [] if there is no journal."""
-    steps: dict[int, dict[str, Any]] = {}
+    of_steps: dict[tuple[str, int, str], dict[str, Any]] = {}
     others: list[dict[str, Any]] = []
     for event in _lines(run_folder / JOURNAL):
-        if event["event"] == "resumed":
-            steps = {step: line for step, line in steps.items() if step <= event["step"]}
-            others = [e for e in others if e["event"] != "checkpoint" or e["step"] <= event["step"]]
-        if event["event"] == "step":
-            steps[event["step"]] = event
-        else:
-            others.append(event)
-    return sorted([*steps.values(), *others], key=lambda event: event["step"])
+        kind, step = event["event"], event["step"]
+        if kind in _OF_STEPS:
+            of_steps[kind, step, str(event.get("prompt"))] = event
+            continue
+        if kind == "resumed":
+            of_steps = {place: line for place, line in of_steps.items() if line["step"] <= step}
+        others.append(event)
+    return sorted([*of_steps.values(), *others], key=lambda event: event["step"])
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

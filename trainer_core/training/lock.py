@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "run.lock"
+_TRIES, _PAUSE_S = 5, 0.05
+"""`is_locked` holds the lock for a moment while it looks; a run that starts in that moment tries again."""
 
 
 class RunLock:
@@ -26,7 +29,7 @@ class RunLock:
         self._file: BinaryIO | None = None
         with contextlib.suppress(OSError):
             self._file = open_regular(run_folder / LOCK, os.O_RDWR | os.O_CREAT)
-        if self._file and not _locked(self._file):
+        if self._file and not _locked_soon(self._file):
             self._file.close()
             raise RunInUse(
                 f"{run_folder.name} is being trained already, by another ComfyUI or another tab's workflow. "
@@ -47,11 +50,40 @@ class RunLock:
             self._file = None
 
 
-def _locked(file: BinaryIO) -> bool:
-    """Take the lock, or find it taken: False. A disk that cannot lock does not keep anybody from training."""
+def is_locked(run_folder: Path) -> bool:
+    """Whether somebody is training this run. Where a disk knows no locks nobody can tell, and the answer is no.
+
+    Any number may look at the same time; a run that is about to be trained is held up for a moment at most.
+    """
+    try:
+        file = open_regular(run_folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    with file:
+        if not _locked(file, shared=True):
+            return True
+        with contextlib.suppress(OSError):
+            _unlock(file)
+    return False
+
+
+def _locked_soon(file: BinaryIO) -> bool:
+    """As `_locked`, for whoever must not be kept out by somebody who only looks."""
+    for _ in range(_TRIES - 1):
+        if _locked(file):
+            return True
+        time.sleep(_PAUSE_S)
+    return _locked(file)
+
+
+def _locked(file: BinaryIO, *, shared: bool = False) -> bool:
+    """Take the lock, or find it taken: False. A disk that cannot lock does not keep anybody from training.
+
+    shared: together with others who look, where the system knows the difference.
+    """
     try:
         if fcntl:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         else:
             import msvcrt
 

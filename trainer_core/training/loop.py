@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..model.memory import MemoryMode, MemoryPlan, adapter_values
 from ..model.network import Network, open_network
 from ..model.objective import velocity_loss
 from ..model.quantized import use_quantized_products
+from .clock import Clock
 from .facts import RunFacts, run_facts
 from .feed import BatchFeed
 from .fit import plan_run, too_large
@@ -29,15 +29,18 @@ from .optimizer import make_optimizer, update
 from .outcomes import Outcomes, not_finite
 from .parallel import FollowedRun, Team
 from .plan import learning_rate
+from .previews import Previews, PreviewSettings
 from .record import training_record
 from .report import StepReport, step_report
 from .run import Run
 from .run_file import describe_run
+from .run_log import Listeners, RunLog
 from .runs import RunPlace
 from .self_check import self_check
 from .start import start_from
 from .state import RunState, capture
 from .streams import generator
+from .validation import Validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,33 +61,38 @@ def train(
     settings: TrainSettings,
     place: RunPlace,
     *,
+    previews: PreviewSettings | None = None,
     team: Team | None = None,
     on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_note: Callable[[str], None] = lambda note: None,
+    on_event: Callable[[str, str], None] = lambda run, event: None,
 ) -> TrainedLora:
     """Train a LoRA for the model of a ComfyUI `ModelPatcher` on encoded data, in a new run or in one that goes on.
 
     The model is left bit-identical. Whatever ends the run early, cancelling included, the steps done so far are on disk
     before the exception leaves this function. Cancelling raises ComfyUI's interrupt. Raises `WrongModel`,
-    `TrainingDataMismatch`, `RunNotFound`, `RunChanged`, `CheckpointUnreadable`, `SelfCheckFailed`, `NonFinite`,
-    `SaveFailed` and `DoesNotFit`; and with a `team` of several processes `SettingsError` and `PeerStopped`.
+    `TrainingDataMismatch`, `SettingsError`, `RunNotFound`, `RunChanged`, `CheckpointUnreadable`, `SelfCheckFailed`,
+    `NonFinite`, `SaveFailed` and `DoesNotFit`; with `previews` `WrongVae` and `WrongTextEncoder`, and with a `team` of
+    several processes `PeerStopped`.
     """
     plan = plan_run(patcher, data, settings)
     facts = run_facts(settings, data, patcher, start_lora=place.start_lora)
     team = team or Team()
     facts = team.require_same(facts)
-    with contextlib.closing(_open_run(patcher, data, place, facts, team, on_note)) as run:
+    log = RunLog(Listeners(on_note, on_event)) if team.leads else RunLog()
+    shown = Previews(previews if team.leads else None, patcher, log)
+    with contextlib.closing(_open_run(patcher, data, place, facts, team, log)) as run:
         while True:
             try:
                 with open_network(patcher, plan) as network:
-                    return _train(network, data, settings, run, plan, team, on_plan, on_step)
+                    return _train(network, data, settings, run, plan, team, shown, on_plan, on_step)
             except UserError as error:
                 raise type(error)(f"{error} {run.stopped(error.code)}".strip()) from error
             except BaseException as error:
                 # Boundary of the run: whatever ends it, say what is saved. Out of memory may be tried again.
                 if not host.is_out_of_memory(error):
-                    run.note(run.stopped("cancelled" if host.is_interrupt(error) else "failed"))
+                    run.log.note(run.stopped("cancelled" if host.is_interrupt(error) else "failed"))
                     raise
                 reason = str(error).split("\n")[0]
             finally:
@@ -104,17 +112,17 @@ def train(
                 advice = too_large(patcher, data, settings, reason, plan.predicted_bytes * 3 // 4)
                 raise DoesNotFit(f"{advice} {saved}".strip())
             plan = smaller
-            run.note(
+            run.log.note(
                 f"The device ran out of memory ({reason}). Going on from step {max(0, run.saved_step)} with less: "
                 f"{plan}. The result is the same, and takes more time."
             )
 
 
 def _open_run(
-    patcher: Any, data: TrainingData, place: RunPlace, facts: RunFacts, team: Team, on_note: Callable[[str], None]
+    patcher: Any, data: TrainingData, place: RunPlace, facts: RunFacts, team: Team, log: RunLog
 ) -> Run | FollowedRun:
     if not team.leads:
-        return FollowedRun(place, facts)
+        return FollowedRun(place, facts, log)
     return Run(
         place,
         facts,
@@ -122,7 +130,7 @@ def _open_run(
         run_file=describe_run(patcher, data, facts.settings, place),
         # Weights and two moments, in fp32.
         checkpoint_bytes=12 * adapter_values(patcher.model.diffusion_model, facts.settings),
-        on_note=on_note,
+        log=log,
     )
 
 
@@ -133,6 +141,7 @@ def _train(
     run: Run | FollowedRun,
     plan: MemoryPlan,
     team: Team,
+    previews: Previews,
     on_plan: Callable[[MemoryPlan], None],
     on_step: Callable[[StepReport], None],
 ) -> TrainedLora:
@@ -148,9 +157,11 @@ def _train(
     )
     start_from(adapters, run.place.start_modules, name=run.place.start_lora)
     if settings.compile_blocks:
-        network.compile(lambda reason: run.note(f"torch.compile does not work here, so it is done without: {reason}"))
+        network.compile(
+            lambda reason: run.log.note(f"torch.compile does not work here, so it is done without: {reason}")
+        )
     if settings.quantized_products:
-        run.note(str(use_quantized_products(network.module, network.device, network.dtype)))
+        run.log.note(str(use_quantized_products(network.module, network.device, network.dtype)))
     network.arrange(kept_blocks=plan.kept_blocks, offload_inputs=plan.offloads)
     parameters = list(adapters.parameters().values())
     optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay, offload=plan.offloads)
@@ -162,36 +173,49 @@ def _train(
     # ---- the first checkpoint of a new run, or the newest of one that goes on ----------------------------------
     history, seconds_before = team.same_start(run.begin(adapters, optimizer), adapters, optimizer)
     for note in notes:
-        run.note(note)
-    run.planned(plan)
+        run.log.note(note)
+    run.log.planned(plan)
     on_plan(plan)
-    first_step, started = len(history.entries), time.monotonic()
+    previews.announce()
+    validation = Validation(data, settings, statistics, leads=team.leads)
+    first_step, clock = len(history.entries), Clock()
     outcomes = Outcomes(network.device)
 
     def settle(*, wait: bool) -> Iterator[StepReport]:
         """Enter the steps that the device is done with into the history and the journal."""
         for outcome in outcomes.take(wait=wait):
             history.add(outcome.loss if outcome.finite else None)
-            done = outcome.step + 1 - first_step
             report = step_report(
                 outcome,
                 settings,
                 smoothed_loss=history.smoothed,
-                seconds_per_step=(time.monotonic() - started) / done,
+                clock=clock,
+                first_step=first_step,
                 peak_bytes=max(0, host.peak_memory(network.device) - before_bytes),
             )
-            run.step_done(report)
+            run.log.step_done(report)
             yield report
 
     def state() -> RunState:
         for _ in settle(wait=True):
             pass
-        return capture(adapters, optimizer, history, seconds_before + time.monotonic() - started)
+        return capture(adapters, optimizer, history, seconds_before + clock.seconds())
+
+    def look(step: int, *, measure: bool, show: bool) -> None:
+        with clock.beside():
+            if measure:
+                run.validated(validation.measure(network), state)
+            if show:
+                previews.make(network, run.folder, step, lambda: trained_weights(adapters) if step else {})
 
     # ---- steps -------------------------------------------------------------------------------------------------
     between_steps = True
     own = {"rank": team.rank, "world": team.world, "first_step": first_step}
+    stop = False
     try:
+        if first_step == 0:
+            look(0, measure=validation.due(0), show=previews.due(0))
+            clock.start()
         with contextlib.closing(BatchFeed(data, settings, statistics, network.device, **own)) as feed:
             for step in range(first_step, settings.steps):
                 loss = torch.zeros((), dtype=torch.float64, device=network.device)
@@ -212,17 +236,24 @@ def _train(
                 between_steps = True
                 optimizer.zero_grad(set_to_none=True)
 
-                last = step + 1 == settings.steps
-                save = run.due(step + 1) and not last
-                for report in settle(wait=save or last):
+                asked = run.asked()
+                stop = "stop" in asked and team.ends_early()
+                last = stop or step + 1 == settings.steps
+                save = last or run.due(step + 1) or "save" in asked
+                measure = validation.due(step + 1, last=last)
+                show = previews.due(step + 1, last=last, asked="preview" in asked)
+                for report in settle(wait=save or measure or show):
                     on_step(report)
                     history.require_stable()
                 if save:
-                    run.save_or_go_on(state)
+                    run.save_or_go_on(state, last=last)
+                look(step + 1, measure=measure, show=show)
+                if stop:
+                    break
         host.raise_if_interrupted()
-        run.note(team.finish(parameters))
-        run.finish(state)
-        run.measured(plan, max(0, host.peak_memory(network.device) - before_bytes))
+        run.log.note(team.finish(parameters))
+        run.finish(state, early=stop)
+        run.log.measured(plan, max(0, host.peak_memory(network.device) - before_bytes))
     except BaseException:
         # Whatever ends the run, cancel included: what is done up to the last whole step is saved before anything else.
         if between_steps:

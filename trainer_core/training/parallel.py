@@ -37,6 +37,7 @@ from .facts import RunFacts
 from .history import LossHistory
 from .optimizer import MOMENTS, set_state
 from .plan import share_of_step
+from .run_log import RunLog
 from .runs import RunPlace
 
 log = logging.getLogger(__name__)
@@ -207,6 +208,15 @@ class Team:
             for grad, part in zip(bucket, parts, strict=True):
                 grad.copy_(part.view_as(grad))
 
+    def ends_early(self) -> bool:
+        """Whether this process can end the run well when its user asks for it.
+
+        One of several cannot, since the others have begun the next step: it is cancelled instead, which saves as well.
+        """
+        if self.world > 1:
+            host.interrupt()
+        return self.world == 1
+
     def finish(self, parameters: Sequence[nn.Parameter]) -> str:
         """The last vote, after the last step. Returns a note for the user, "" if all is well."""
         self.agree()
@@ -231,8 +241,10 @@ class FollowedRun:
     saved_step = -1
     name = ""
 
-    def __init__(self, place: RunPlace, facts: RunFacts) -> None:
-        self.place, self.facts = place, facts
+    folder = None
+
+    def __init__(self, place: RunPlace, facts: RunFacts, log: RunLog) -> None:
+        self.place, self.facts, self.log = place, facts, log
 
     def begin(self, adapters: Adapters, optimizer: torch.optim.Optimizer) -> tuple[LossHistory, float]:
         """Nothing yet: `Team.same_start` brings it."""
@@ -244,9 +256,12 @@ class FollowedRun:
     def stopped(self, reason: str) -> str:
         return ""
 
-    def _nothing(self, *_: object) -> None: ...
+    def asked(self) -> set[str]:
+        return set()
 
-    note = planned = measured = step_done = save_or_go_on = save_on_the_way_out = finish = close = _nothing
+    def _nothing(self, *_: object, **__: object) -> None: ...
+
+    save_or_go_on = save_on_the_way_out = validated = finish = close = _nothing
 
 
 def join_team(device: torch.device) -> Team:

@@ -13,7 +13,9 @@ from .record import training_record
 from .state import RunState
 
 
-def save_partial_lora(state: RunState, facts: RunFacts, data: TrainingData, folder: Path, stem: str) -> tuple[str, str]:
+def save_partial_lora(
+    state: RunState, facts: RunFacts, data: TrainingData, folder: Path, stem: str, *, called: str = "The LoRA so far"
+) -> tuple[str, str]:
     """Write `stem.safetensors` in ComfyUI's keys, unless an earlier stop at the same step did.
 
     Returns the file's name, "" if it could not be written, and words for the user.
@@ -25,7 +27,7 @@ def save_partial_lora(state: RunState, facts: RunFacts, data: TrainingData, fold
             name = save_lora(state.adapter, folder=folder, stem=stem, layout="comfy", metadata=metadata).name
         except UserError as error:
             return "", f"Its LoRA could not be written: {error}"
-    return name, f"The LoRA so far is {name} in {folder.name}."
+    return name, f"{called} is {name} in {folder.name}."
 
 
 def _is_lora_with(path: Path, metadata: Mapping[str, str]) -> bool:

@@ -34,7 +34,9 @@ def plan_step(
     The items of a step and their noise levels do not depend on `world`.
     """
     per_step, size = settings.items_per_step, settings.batch_size
-    items = items_at(settings.seed, range(step * per_step, (step + 1) * per_step), item_count)
+    trained = trained_items(settings, item_count)
+    places = items_at(settings.seed, range(step * per_step, (step + 1) * per_step), len(trained))
+    items = [trained[place] for place in places]
     uniform = stratified_uniform(per_step, generator(settings.seed, "sigma", step))
     sigmas = sigma_from_uniform(
         uniform, mu=settings.sigma_mu, std=settings.sigma_std, width=width, height=height
@@ -57,6 +59,28 @@ def share_of_step(settings: TrainSettings, rank: int, world: int) -> range:
         )
     share = per_step // world
     return range(rank * share, (rank + 1) * share)
+
+
+def held_out_items(settings: TrainSettings, item_count: int) -> tuple[int, ...]:
+    """The items that are never trained on, in order. Raises `SettingsError` where none would be left to train on."""
+    count = settings.validation_images
+    if count >= item_count:
+        raise SettingsError(
+            f"validation_images is {count}, of {item_count} in all, so no image is left to train on. Hold out fewer: "
+            "a tenth of the images is usual."
+        )
+    return _split(settings.seed, count, item_count)[0]
+
+
+def trained_items(settings: TrainSettings, item_count: int) -> tuple[int, ...]:
+    """The items that are trained on, in order. Raises as `held_out_items`."""
+    return _split(settings.seed, len(held_out_items(settings, item_count)), item_count)[1]
+
+
+@functools.lru_cache(maxsize=2)
+def _split(seed: int, held_out: int, item_count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    chosen = set(torch.randperm(item_count, generator=generator(seed, "validation"))[:held_out].tolist())
+    return tuple(sorted(chosen)), tuple(item for item in range(item_count) if item not in chosen)
 
 
 def items_at(seed: int, positions: range, item_count: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..config import TrainSettings
+from .clock import Clock
 from .outcomes import Outcome
 
 
@@ -28,9 +29,10 @@ class StepReport:
 
 
 def step_report(
-    outcome: Outcome, settings: TrainSettings, *, smoothed_loss: float, seconds_per_step: float, peak_bytes: int
+    outcome: Outcome, settings: TrainSettings, *, smoothed_loss: float, clock: Clock, first_step: int, peak_bytes: int
 ) -> StepReport:
-    """The report of a step that is done."""
+    """The report of a step that is done, of a run that began, or went on, with `first_step`."""
+    done = outcome.step + 1 - first_step
     return StepReport(
         step=outcome.step + 1,
         steps=settings.steps,
@@ -39,7 +41,7 @@ def step_report(
         learning_rate=outcome.rate,
         grad_norm=outcome.grad_norm,
         skipped=not outcome.finite,
-        seconds_per_step=seconds_per_step,
-        seconds_left=seconds_per_step * (settings.steps - outcome.step - 1),
+        seconds_per_step=clock.per_step(done),
+        seconds_left=clock.left(done, settings.steps - outcome.step - 1),
         peak_bytes=peak_bytes,
     )

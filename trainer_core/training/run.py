@@ -1,9 +1,11 @@
 """The run that is being trained, on disk: its checkpoints, its journal, and what is said about them.
 
     <runs folder>/ideogram4_00001/
-        step_000000/  step_000500/  step_001000/      see checkpoints.py; only the newest few stay
+        step_000000/  step_000500/  step_001000/      see checkpoints.py; the newest few and the best one stay
         journal.jsonl                                 see journal.py
         run.json                                      see run_file.py
+        previews/                                     see previews.py
+        loss.csv  loss.png                            see loss_files.py
 
 A run folder appears together with its first checkpoint, so every run that can be seen can be gone on with.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,26 +24,29 @@ from ..errors import CheckpointUnreadable, SaveFailed, UserError
 from ..model import host
 from ..model.adapters import Adapters
 from ..model.encode import TrainingData
-from ..model.memory import GIB, MemoryPlan
 from ..storage import remove_folder, remove_leftovers, require_room
+from .best import Best
 from .checkpoints import (
     Checkpoint,
     checkpoint_name,
     delete_old_checkpoints,
     list_checkpoints,
     newest_checkpoint,
+    read_checkpoint,
     write_making_room,
 )
 from .facts import RunFacts, require_same, what_changed
 from .history import LossHistory
-from .journal import Journal, read_journal
 from .lock import RunLock
+from .loss_files import write_loss_files
 from .partial_lora import save_partial_lora
-from .report import StepReport
+from .requests import take
 from .run_file import RunFile, write_run_file
+from .run_log import RunLog
 from .runs import RunPlace, check_name, create_run, find_run, sweep, unfinished_twin
 from .state import RunState, capture, restore
-from .words import remedy, resume_words, stop_words
+from .validation import ValidationReport
+from .words import best_words, kept_words, remedy, resume_words, stop_words
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +54,8 @@ INTERVAL_S = 600.0
 """Longest time between two checkpoints when no number of steps is set."""
 RETRY_S = 60.0
 """Time until the next attempt after a checkpoint could not be written."""
-JOURNALED = ("loss", "smoothed_loss", "learning_rate", "grad_norm", "skipped", "seconds_per_step")
-"""What the journal keeps of a step's report."""
+LOSS_FILES_INTERVAL_S = 60.0
+"""Shortest time between two of loss.csv and loss.png while the run goes on."""
 
 
 class Run:
@@ -64,7 +69,7 @@ class Run:
         *,
         run_file: RunFile | None,
         checkpoint_bytes: int,
-        on_note: Callable[[str], None],
+        log: RunLog,
     ) -> None:
         """Raises `RunNotFound`, `CheckpointUnreadable`, `RunChanged`, `RunInUse`, `NameRejected`, and `SaveFailed` when
         there is no room for `checkpoint_bytes` or the folder cannot be written to.
@@ -76,19 +81,20 @@ class Run:
         self.folder: Path | None = None
         self._data = data
         self._run_file = run_file
-        self._on_note = on_note
-        self._journal: Journal | None = None
-        self._unwritten_notes: list[str] = []
+        self.log = log
         self._checkpoint: Checkpoint | None = None
         self._changes: list[str] = []
         self._forgiven = 0
         self._lock: RunLock | None = None
-        self._step = 0
         self._saved: Path | None = None
         self._saved_step = -1
         self._save_at_s = 0.0
         self._refusal: SaveFailed | None = None
         """Why the newest checkpoint that was due is not there."""
+        self._best = Best()
+        self._comparable = True
+        """Whether what was measured before a resume can be compared with what will be."""
+        self._loss_files_at_s = 0.0
         # No file of a checkpoint is larger than this; the rest is for headers.
         self._max_bytes = checkpoint_bytes + 2**26
         if place.resume:
@@ -103,7 +109,7 @@ class Run:
             # A new checkpoint is written before an old one is deleted.
             require_room(place.runs_folder, 2 * checkpoint_bytes, "The checkpoints of this run")
             sweep(place.runs_folder)
-            self.note(unfinished_twin(place.runs_folder, facts))
+            log.note(unfinished_twin(place.runs_folder, facts))
 
     def _open(self, checkpoint_bytes: int) -> None:
         folder = find_run(self.place.runs_folder, self.place.resume)
@@ -117,13 +123,14 @@ class Run:
         if step < self.facts.settings.steps:
             require_room(folder, checkpoint_bytes, "The next checkpoint of this run")
         self._changes = changes.all
-        self._step = self._saved_step = step
+        self.log.step = self._saved_step = step
+        self._comparable = not changes.questionable
         if changes.questionable:
             # Advice was followed, a lower learning rate say: what was skipped before counts no more.
             self._forgiven = checkpoint.state.losses.count(None)
         chosen = self.place.start_lora
         unused = "" if chosen == before.start_lora else chosen
-        self.note(resume_words(folder.name, step, self.facts.settings.steps, self._changes, unused))
+        self.log.note(resume_words(folder.name, step, self.facts.settings.steps, self._changes, unused))
         self.facts = dataclasses.replace(self.facts, start_lora=before.start_lora)
 
     def _judge(self, before: RunFacts, step: int) -> None:
@@ -162,48 +169,27 @@ class Run:
             self._write_run_file(self.folder)
             event = "resumed"
         history = LossHistory(state.losses, forgiven=max(state.forgiven, self._forgiven))
-        self._step = self._saved_step = state.step
+        self.log.step = self._saved_step = state.step
         self._save_at_s = time.monotonic() + INTERVAL_S
-        self._journal = self._journal or Journal(self.folder)
+        self.log.open(self.folder)
         changes = {"changes": self._changes} if event == "resumed" else {}
-        self._record(event, steps=self.facts.settings.steps, facts=self.facts.to_json(), **changes)
-        self._write_missing_steps(self.folder, state.losses)
-        for text in self._unwritten_notes:
-            self._record("note", text=text)
-        self._unwritten_notes.clear()
+        self._record_start(event, **changes)
+        self.log.write_missing_steps(self.folder, state.losses)
+        self.log.write_unwritten_notes()
+        if event == "resumed" and self._comparable:
+            self._best = Best.of_journal(self.folder, state.step)
+        take(self.folder)  # what was asked for when nobody was there to do it
         return history, state.seconds
 
-    def _write_missing_steps(self, folder: Path, losses: Sequence[float | None]) -> None:
-        """Give the journal what a crash kept from it, as far as the checkpoint knows."""
-        written = {event["step"] for event in read_journal(folder) if event["event"] == "step"}
-        for step, loss in enumerate(losses, start=1):
-            if step not in written:
-                self._record("step", step=step, loss=loss, skipped=loss is None)
+    def _record_start(self, event: str, **values: object) -> None:
+        about = {"steps": self.facts.settings.steps, "facts": self.facts.to_json(), "origin": dict(self.place.origin)}
+        self.log.record(event, **about, **values)
 
     def _write_run_file(self, folder: Path) -> None:
         try:
             write_run_file(folder, self._run_file)
         except SaveFailed as error:
-            self.note(f"{error.reason} Training goes on; it is needed only to train without ComfyUI.")
-
-    def planned(self, plan: MemoryPlan) -> None:
-        """Tell the log and the journal how the run uses memory."""
-        log.info("%s: %s", self.name, plan)
-        self._record("memory", plan=str(plan), predicted_bytes=plan.predicted_bytes)
-
-    def measured(self, plan: MemoryPlan, peak_bytes: int) -> None:
-        """Compare what was predicted with what was allocated at the peak; 0: it is not counted on this device."""
-        if peak_bytes:
-            predicted = plan.allocated_bytes
-            words = "%s: %.2f GiB were allocated beside the weights, %.2f of what was predicted"
-            log.info(words, self.name, peak_bytes / GIB, peak_bytes / predicted)
-            self._record("memory", allocated_bytes=peak_bytes, predicted_allocated_bytes=predicted)
-
-    def step_done(self, report: StepReport) -> None:
-        """Write a step to the journal."""
-        self._step = report.step
-        values = dataclasses.asdict(report)
-        self._record("step", **{key: values[key] for key in JOURNALED})
+            self.log.note(f"{error.reason} Training goes on; it is needed only to train without ComfyUI.")
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after `step` steps."""
@@ -221,12 +207,12 @@ class Run:
             return False
         if not self.folder.is_dir():
             self._write_anew(self.folder)
-        self._sync()
+        self.log.sync()
         try:
             now = state()
             if now.step == self._saved_step:
                 return True
-            path = write_making_room(self.folder, now, self.facts, spare=self._saved)
+            path = write_making_room(self.folder, now, self.facts, spare=self._spared(self._saved))
         except SaveFailed as error:
             return self._refused(error)
         except (MemoryError, RuntimeError) as error:
@@ -236,19 +222,37 @@ class Run:
         self._refusal = None
         self._saved, self._saved_step = path, now.step
         self._save_at_s = time.monotonic() + INTERVAL_S
-        self._record("checkpoint", step=now.step, name=path.name)
-        self._sync()
-        delete_old_checkpoints(self.folder, keep=self.facts.settings.keep_checkpoints, spare=path)
+        self.log.record("checkpoint", step=now.step, name=path.name)
+        self.log.sync()
+        if now.step == self._best.step:
+            self._best.checkpoint = path
+        delete_old_checkpoints(self.folder, keep=self.facts.settings.keep_checkpoints, spare=self._spared(path))
+        self._write_loss_files(pause_s=LOSS_FILES_INTERVAL_S)
         return True
+
+    def _spared(self, newest: Path | None) -> set[Path]:
+        return {path for path in (newest, self._best.checkpoint) if path}
+
+    def _write_loss_files(self, *, pause_s: float = 0.0) -> None:
+        """The loss for whoever does not watch. A disk that refuses keeps nobody from training."""
+        now = time.monotonic()
+        if self.folder is None or now < self._loss_files_at_s:
+            return
+        self._loss_files_at_s = now + pause_s
+        try:
+            write_loss_files(self.folder)
+        except SaveFailed as error:
+            log.warning("%s", error)
 
     def _write_anew(self, folder: Path) -> None:
         """Somebody deleted the folder: lock and journal went with it, and no step is saved any more."""
         self.close()
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock, self._journal, self._saved_step = RunLock(folder), Journal(folder), -1
+        self._lock, self._saved_step = RunLock(folder), -1
+        self.log.open(folder)
         self._write_run_file(folder)
-        self._record("started", steps=self.facts.settings.steps, facts=self.facts.to_json())
-        self.note(f"The folder of {self.name} was deleted while it was trained. It is written anew.")
+        self._record_start("started")
+        self.log.note(f"The folder of {self.name} was deleted while it was trained. It is written anew.")
 
     def _refused(self, error: SaveFailed) -> bool:
         self._refusal = error
@@ -258,10 +262,23 @@ class Run:
     def _why(self) -> str:
         return self._refusal.reason if self._refusal else ""
 
-    def save_or_go_on(self, state: Callable[[], RunState]) -> None:
-        """`save` in the middle of a run, which a full disk does not end."""
-        if not self.save(state):
-            self.note(f"{self._why()} Training goes on; the newest checkpoint is that of step {self._saved_step}.")
+    def asked(self) -> set[str]:
+        """What the user has asked for since the last call; see requests.py."""
+        return take(self.folder) if self.folder else set()
+
+    def validated(self, report: ValidationReport, state: Callable[[], RunState]) -> None:
+        """Write a measurement to the journal, and a checkpoint if it is the best so far."""
+        best = self._best.offer(self.log.step, report.loss)
+        self.log.validated(report, best=best)
+        if best and self._saved_step == self.log.step:
+            self._best.checkpoint = self._saved
+        elif best:
+            self.save_or_go_on(state)
+
+    def save_or_go_on(self, state: Callable[[], RunState], *, last: bool = False) -> None:
+        """`save` in the middle of a run, which a full disk does not end; after the `last` step `finish` tells of it."""
+        if not self.save(state) and not last:
+            self.log.note(f"{self._why()} Training goes on; the newest checkpoint is that of step {self._saved_step}.")
 
     def save_on_the_way_out(self, state: Callable[[], RunState]) -> None:
         """`save` because of an exception, which nothing that happens here may hide. `stopped` says how it went."""
@@ -271,35 +288,49 @@ class Run:
             # Boundary with a device and a disk that may be gone: what was saved before is still there.
             log.warning("The steps since the last checkpoint could not be saved.", exc_info=True)
 
-    def note(self, text: str) -> None:
-        """Tell the user, the log and the journal."""
-        if text:
-            log.warning(text)
-            self._on_note(text)
-            if self._journal:
-                self._record("note", text=text)
-            else:
-                self._unwritten_notes.append(text)
-
     def close(self) -> None:
         """Let go of the files."""
-        if self._journal:
-            self._journal.close()
+        self.log.close()
         if self._lock:
             self._lock.close()
 
     # ---- when it ends ----------------------------------------------------------------------------------------
 
-    def finish(self, state: Callable[[], RunState]) -> None:
-        """Write the last checkpoint. A disk that refuses it does not take the trained LoRA away."""
-        if self.save(state):
-            self._record("finished")
-            self._sync()
-        else:
-            self.note(
+    def finish(self, state: Callable[[], RunState], *, early: bool) -> None:
+        """Write the last checkpoint. A disk that refuses it does not take the trained LoRA away.
+
+        early: the user wants what is trained so far; the run can still be gone on with.
+        """
+        saved = self.save(state)
+        if not saved:
+            self.log.note(
                 f"Training is complete, but its end is not on disk. {self._why()} Make room and press Run again before "
                 "ComfyUI is closed: the trained LoRA is still in its memory, and nothing is trained twice."
             )
+        self.log.note(self._words_about_the_best())
+        if early and self.log.step < self.facts.settings.steps:
+            words = kept_words(self.name, self.log.step, self.facts.settings.steps)
+            self.log.record("stopped", reason="kept", message=words, lora="")
+            self.log.note(words)
+        elif saved:
+            self.log.record("finished")
+        self.log.sync()
+        self._write_loss_files()
+
+    def _words_about_the_best(self) -> str:
+        """Which step did best on the images held out; its LoRA is saved if it is not the last."""
+        best = self._best
+        if best.step <= 0 or best.step == self.log.step:
+            return best_words(best.step, "")
+        try:
+            state = read_checkpoint(best.checkpoint or Path(), max_bytes=self._max_bytes).state
+        except CheckpointUnreadable as error:
+            return best_words(best.step, str(error))
+        return best_words(best.step, self._save_lora_of(state, called="Its LoRA")[1])
+
+    def _save_lora_of(self, state: RunState, **words: str) -> tuple[str, str]:
+        stem = f"{self.name}_{checkpoint_name(state.step)}"
+        return save_partial_lora(state, self.facts, self._data, self.place.loras_folder, stem, **words)
 
     def stopped(self, reason: str) -> str:
         """Save the LoRA of the newest checkpoint, and say in words what is there and how to go on.
@@ -308,7 +339,7 @@ class Run:
         """
         if self.folder is None:
             return ""
-        if self._journal is None:
+        if not self.log.is_open:
             return f"{self.name} is as it was, at step {self._saved_step}."
         try:
             return self._stopped(self.folder, reason)
@@ -318,22 +349,22 @@ class Run:
             return str(error) if isinstance(error, UserError) else ""
 
     def _stopped(self, folder: Path, reason: str) -> str:
-        if not self.place.resume and self._step == 0 and [p.name for p in list_checkpoints(folder)] == ["step_000000"]:
+        nothing_done = not self.place.resume and self.log.step == 0
+        if nothing_done and [path.name for path in list_checkpoints(folder)] == ["step_000000"]:
             self.close()
             remove_folder(folder)
             return "Stopped before the first step was done, so there is nothing to keep."
         state = self._newest(folder).state
         lora, lora_words = "", ""
         if state.step:
-            stem = f"{self.name}_{checkpoint_name(state.step)}"
-            lora, lora_words = save_partial_lora(state, self.facts, self._data, self.place.loras_folder, stem)
+            lora, lora_words = self._save_lora_of(state)
         refusal = self._why()
         if state.step < self._saved_step:
             refusal = "The newest checkpoint cannot be read at the moment."
-        stopped = stop_words(self._step, state.step, self.facts.settings.steps, refusal)
+        stopped = stop_words(self.log.step, state.step, self.facts.settings.steps, refusal)
         message = " ".join(part for part in (stopped, lora_words, remedy(reason, self.name)) if part)
-        self._record("stopped", step=state.step, reason=reason, message=message, lora=lora)
-        self._sync()
+        self.log.record("stopped", step=state.step, reason=reason, message=message, lora=lora)
+        self.log.sync()
         return message
 
     # ---- disk ------------------------------------------------------------------------------------------------
@@ -347,14 +378,6 @@ class Run:
                 f"{self.place.loras_folder.name} can be chosen under start_from_lora."
             )
         for reason in passed_over:
-            self.note(f"{reason} {checkpoint.name} is used instead.")
+            self.log.note(f"{reason} {checkpoint.name} is used instead.")
         self._saved = folder / checkpoint.name
         return checkpoint
-
-    def _record(self, event: str, **values: object) -> None:
-        if self._journal:
-            self._journal.write(event, **{"step": self._step, **values})
-
-    def _sync(self) -> None:
-        if self._journal:
-            self._journal.sync()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import CheckpointUnreadable, RunNotFound
@@ -37,6 +38,8 @@ class RunPlace:
     """Name of its file."""
     start_lora_file: str = ""
     """Its full path, for run.json."""
+    origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Which node of which workflow trains it, for whoever shows the run: `node` and `workflow`."""
 
 
 def list_runs(runs_folder: Path) -> list[str]:

@@ -33,3 +33,23 @@ def remedy(reason: str, run: str) -> str:
         DoesNotFit.code: ' lower batch size or resolution (the rank is fixed), set if_changed to "continue anyway",',
     }.get(reason, "")
     return f"To go on, choose {run} under resume{',' if change else ''}{change} and run again."
+
+
+def kept_words(run: str, step: int, steps: int) -> str:
+    """After stop and keep."""
+    return (
+        f"Stopped at step {step} of {steps}, as asked; this is its LoRA. To go on, choose {run} under resume and run "
+        "again."
+    )
+
+
+def best_words(step: int, lora_words: str) -> str:
+    """Which step did best on the images held out, "" where nothing was measured or the last step did."""
+    if step == 0:
+        return (
+            "On the images held out no measurement was better than the base model's. Fewer steps, a lower learning "
+            "rate or more varied images may help."
+        )
+    if step < 0 or not lora_words:
+        return ""
+    return f"On the images held out step {step} did best. {lora_words}"
