@@ -47,8 +47,8 @@ class Ideogram4Previews(io.ComfyNode):
                     "preset",
                     options=list(PRESETS),
                     default="turbo",
-                    tooltip="Steps of sampling: turbo 12, default 20, quality 48. With guidance each step runs two "
-                    "models, so four pictures at turbo take about as long as fifty training steps.",
+                    tooltip="Steps of sampling: turbo 12, default 20, quality 48. By count of operations a guided "
+                    "turbo picture costs as much as about seven training steps of its size.",
                 ),
                 io.Int.Input(
                     "every",

@@ -33,7 +33,7 @@ from ideogram4_lora_trainer.trainer_core.errors import (
     UserError,
 )
 from ideogram4_lora_trainer.trainer_core.model import network, products
-from ideogram4_lora_trainer.trainer_core.training import checkpoints, feed, loop, run_log
+from ideogram4_lora_trainer.trainer_core.training import checkpoints, feed, loop, run_log, saves
 from ideogram4_lora_trainer.trainer_core.training import run as run_module
 from ideogram4_lora_trainer.trainer_core.training import runs as runs_module
 from ideogram4_lora_trainer.trainer_core.training.journal import Journal, read_journal
@@ -174,7 +174,7 @@ STAGES: dict[str, tuple[Any, str, int]] = {
     "reporting": (run_log.RunLog, "step_done", FAULT_STEP + 1),
     "capturing": (loop, "capture", 1),
     "saving": (checkpoints, "write_checkpoint", 2),
-    "deleting old checkpoints": (run_module, "delete_old_checkpoints", 2),
+    "deleting old checkpoints": (saves, "delete_old_checkpoints", 2),
     "the result": (loop, "trained_weights", 1),
 }
 
@@ -629,7 +629,7 @@ def test_a_checkpoint_that_failed_is_tried_again_soon(
     train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     """Not only when the next one is due, which may be hours later; and older ones are kept."""
-    monkeypatch.setattr(run_module, "RETRY_S", 0.0)
+    monkeypatch.setattr(saves, "RETRY_S", 0.0)
     saved: list[int] = []
     original = checkpoints.write_checkpoint
 

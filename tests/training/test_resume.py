@@ -353,10 +353,10 @@ def test_without_a_number_of_steps_a_checkpoint_comes_every_ten_minutes(
 ) -> None:
     from types import SimpleNamespace
 
-    from ideogram4_lora_trainer.trainer_core.training import run, run_log
+    from ideogram4_lora_trainer.trainer_core.training import run_log, saves
 
     now = [0.0]
-    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(saves, "time", SimpleNamespace(monotonic=lambda: now[0]))
     saved: list[int] = []
     original = checkpoints.write_checkpoint
     monkeypatch.setattr(checkpoints, "write_checkpoint", lambda f, s, x: saved.append(s.step) or original(f, s, x))

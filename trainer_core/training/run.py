@@ -14,48 +14,31 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ..errors import CheckpointUnreadable, SaveFailed, UserError
-from ..model import host
 from ..model.adapters import Adapters
 from ..model.encode import TrainingData
 from ..storage import remove_folder, remove_leftovers, require_room
 from .best import Best
-from .checkpoints import (
-    Checkpoint,
-    checkpoint_name,
-    delete_old_checkpoints,
-    list_checkpoints,
-    newest_checkpoint,
-    read_checkpoint,
-    write_making_room,
-)
+from .checkpoints import Checkpoint, checkpoint_name, list_checkpoints, newest_checkpoint, read_checkpoint
 from .facts import RunFacts, require_same, what_changed
 from .history import LossHistory
 from .lock import RunLock
-from .loss_files import write_loss_files
 from .partial_lora import save_partial_lora
 from .requests import take
 from .run_file import RunFile, write_run_file
 from .run_log import RunLog
 from .runs import RunPlace, check_name, create_run, find_run, sweep, unfinished_twin
+from .saves import Saves
 from .state import RunState, capture, restore
 from .validation import ValidationReport
 from .words import best_words, kept_words, remedy, resume_words, stop_words
 
 log = logging.getLogger(__name__)
-
-INTERVAL_S = 600.0
-"""Longest time between two checkpoints when no number of steps is set."""
-RETRY_S = 60.0
-"""Time until the next attempt after a checkpoint could not be written."""
-LOSS_FILES_INTERVAL_S = 60.0
-"""Shortest time between two of loss.csv and loss.png while the run goes on."""
 
 
 class Run:
@@ -86,15 +69,9 @@ class Run:
         self._changes: list[str] = []
         self._forgiven = 0
         self._lock: RunLock | None = None
-        self._saved: Path | None = None
-        self._saved_step = -1
-        self._save_at_s = 0.0
-        self._refusal: SaveFailed | None = None
-        """Why the newest checkpoint that was due is not there."""
-        self._best = Best()
+        self._saves = Saves(facts.settings, log)
         self._comparable = True
         """Whether what was measured before a resume can be compared with what will be."""
-        self._loss_files_at_s = 0.0
         # No file of a checkpoint is larger than this; the rest is for headers.
         self._max_bytes = checkpoint_bytes + 2**26
         if place.resume:
@@ -123,7 +100,7 @@ class Run:
         if step < self.facts.settings.steps:
             require_room(folder, checkpoint_bytes, "The next checkpoint of this run")
         self._changes = changes.all
-        self.log.step = self._saved_step = step
+        self.log.step = self._saves.step = step
         self._comparable = not changes.questionable
         if changes.questionable:
             # Advice was followed, a lower learning rate say: what was skipped before counts no more.
@@ -141,7 +118,7 @@ class Run:
     @property
     def saved_step(self) -> int:
         """Step of the newest checkpoint; -1 before there is one."""
-        return self._saved_step
+        return self._saves.step
 
     @property
     def name(self) -> str:
@@ -158,8 +135,8 @@ class Run:
         """
         if self.folder is None:
             state = capture(adapters, optimizer, LossHistory(), 0.0)
-            self._saved = create_run(self.place, state, self.facts, self._run_file)
-            self.folder = self._saved.parent
+            self._saves.newest = create_run(self.place, state, self.facts, self._run_file)
+            self.folder = self._saves.newest.parent
             self._lock = RunLock(self.folder)
             event = "started"
         else:
@@ -169,15 +146,15 @@ class Run:
             self._write_run_file(self.folder)
             event = "resumed"
         history = LossHistory(state.losses, forgiven=max(state.forgiven, self._forgiven))
-        self.log.step = self._saved_step = state.step
-        self._save_at_s = time.monotonic() + INTERVAL_S
+        self.log.step = state.step
+        self._saves.begin(state.step)
         self.log.open(self.folder)
         changes = {"changes": self._changes} if event == "resumed" else {}
         self._record_start(event, **changes)
         self.log.write_missing_steps(self.folder, state.losses)
         self.log.write_unwritten_notes()
         if event == "resumed" and self._comparable:
-            self._best = Best.of_journal(self.folder, state.step)
+            self._saves.best = Best.of_journal(self.folder, state.step)
         take(self.folder)  # what was asked for when nobody was there to do it
         return history, state.seconds
 
@@ -193,74 +170,25 @@ class Run:
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after `step` steps."""
-        every = self.facts.settings.checkpoint_every
-        if every and not self._refusal:
-            return step % every == 0
-        return time.monotonic() >= self._save_at_s
+        return self._saves.due(step)
 
     def save(self, state: Callable[[], RunState]) -> bool:
-        """Write a checkpoint, unless there is one of this step. Where that is refused, it is tried again later.
-
-        Returns whether the state is on disk. Raises what `state` raises, but for a lack of main memory.
-        """
+        """Write a checkpoint; see `Saves.write`."""
         if self.folder is None:
             return False
         if not self.folder.is_dir():
             self._write_anew(self.folder)
-        self.log.sync()
-        try:
-            now = state()
-            if now.step == self._saved_step:
-                return True
-            path = write_making_room(self.folder, now, self.facts, spare=self._spared(self._saved))
-        except SaveFailed as error:
-            return self._refused(error)
-        except (MemoryError, RuntimeError) as error:
-            if not host.is_out_of_main_memory(error):
-                raise
-            return self._refused(SaveFailed("A checkpoint was not written, because main memory is full."))
-        self._refusal = None
-        self._saved, self._saved_step = path, now.step
-        self._save_at_s = time.monotonic() + INTERVAL_S
-        self.log.record("checkpoint", step=now.step, name=path.name)
-        self.log.sync()
-        if now.step == self._best.step:
-            self._best.checkpoint = path
-        delete_old_checkpoints(self.folder, keep=self.facts.settings.keep_checkpoints, spare=self._spared(path))
-        self._write_loss_files(pause_s=LOSS_FILES_INTERVAL_S)
-        return True
-
-    def _spared(self, newest: Path | None) -> set[Path]:
-        return {path for path in (newest, self._best.checkpoint) if path}
-
-    def _write_loss_files(self, *, pause_s: float = 0.0) -> None:
-        """The loss for whoever does not watch. A disk that refuses keeps nobody from training."""
-        now = time.monotonic()
-        if self.folder is None or now < self._loss_files_at_s:
-            return
-        self._loss_files_at_s = now + pause_s
-        try:
-            write_loss_files(self.folder)
-        except SaveFailed as error:
-            log.warning("%s", error)
+        return self._saves.write(self.folder, state, self.facts)
 
     def _write_anew(self, folder: Path) -> None:
         """Somebody deleted the folder: lock and journal went with it, and no step is saved any more."""
         self.close()
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock, self._saved_step = RunLock(folder), -1
+        self._lock, self._saves.step = RunLock(folder), -1
         self.log.open(folder)
         self._write_run_file(folder)
         self._record_start("started")
         self.log.note(f"The folder of {self.name} was deleted while it was trained. It is written anew.")
-
-    def _refused(self, error: SaveFailed) -> bool:
-        self._refusal = error
-        self._save_at_s = time.monotonic() + RETRY_S
-        return False
-
-    def _why(self) -> str:
-        return self._refusal.reason if self._refusal else ""
 
     def asked(self) -> set[str]:
         """What the user has asked for since the last call; see requests.py."""
@@ -268,17 +196,17 @@ class Run:
 
     def validated(self, report: ValidationReport, state: Callable[[], RunState]) -> None:
         """Write a measurement to the journal, and a checkpoint if it is the best so far."""
-        best = self._best.offer(self.log.step, report.loss)
+        best = self._saves.offer_best(self.log.step, report.loss)
         self.log.validated(report, best=best)
-        if best and self._saved_step == self.log.step:
-            self._best.checkpoint = self._saved
-        elif best:
+        if best:
             self.save_or_go_on(state)
 
     def save_or_go_on(self, state: Callable[[], RunState], *, last: bool = False) -> None:
         """`save` in the middle of a run, which a full disk does not end; after the `last` step `finish` tells of it."""
         if not self.save(state) and not last:
-            self.log.note(f"{self._why()} Training goes on; the newest checkpoint is that of step {self._saved_step}.")
+            self.log.note(
+                f"{self._saves.refusal} Training goes on; the newest checkpoint is that of step {self._saves.step}."
+            )
 
     def save_on_the_way_out(self, state: Callable[[], RunState]) -> None:
         """`save` because of an exception, which nothing that happens here may hide. `stopped` says how it went."""
@@ -304,8 +232,8 @@ class Run:
         saved = self.save(state)
         if not saved:
             self.log.note(
-                f"Training is complete, but its end is not on disk. {self._why()} Make room and press Run again before "
-                "ComfyUI is closed: the trained LoRA is still in its memory, and nothing is trained twice."
+                f"Training is complete, but its end is not on disk. {self._saves.refusal} Make room and press Run "
+                "again before ComfyUI is closed: the trained LoRA is still in its memory, and nothing is trained twice."
             )
         self.log.note(self._words_about_the_best())
         if early and self.log.step < self.facts.settings.steps:
@@ -315,11 +243,12 @@ class Run:
         elif saved:
             self.log.record("finished")
         self.log.sync()
-        self._write_loss_files()
+        if self.folder:
+            self._saves.write_loss_files(self.folder)
 
     def _words_about_the_best(self) -> str:
         """Which step did best on the images held out; its LoRA is saved if it is not the last."""
-        best = self._best
+        best = self._saves.best
         if best.step <= 0 or best.step == self.log.step:
             return best_words(best.step, "")
         try:
@@ -340,7 +269,7 @@ class Run:
         if self.folder is None:
             return ""
         if not self.log.is_open:
-            return f"{self.name} is as it was, at step {self._saved_step}."
+            return f"{self.name} is as it was, at step {self._saves.step}."
         try:
             return self._stopped(self.folder, reason)
         except Exception as error:
@@ -358,8 +287,8 @@ class Run:
         lora, lora_words = "", ""
         if state.step:
             lora, lora_words = self._save_lora_of(state)
-        refusal = self._why()
-        if state.step < self._saved_step:
+        refusal = self._saves.refusal
+        if state.step < self._saves.step:
             refusal = "The newest checkpoint cannot be read at the moment."
         stopped = stop_words(self.log.step, state.step, self.facts.settings.steps, refusal)
         message = " ".join(part for part in (stopped, lora_words, remedy(reason, self.name)) if part)
@@ -379,5 +308,5 @@ class Run:
             )
         for reason in passed_over:
             self.log.note(f"{reason} {checkpoint.name} is used instead.")
-        self._saved = folder / checkpoint.name
+        self._saves.newest = folder / checkpoint.name
         return checkpoint
