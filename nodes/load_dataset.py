@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -11,16 +9,14 @@ from comfy_api.latest import io
 
 from ..trainer_core.config import TrainSettings
 from ..trainer_core.dataset import open_dataset, open_url, report
-from ..trainer_core.errors import DatasetUnreadable, UserError
+from ..trainer_core.dataset.library import corrections_stamp, data_stamp, dataset_path, list_datasets
+from ..trainer_core.errors import UserError
 from ..trainer_core.model import host
-from ..trainer_core.paths import PathOutsideRoot, resolve_inside, shown
 from .feedback import show_text
 from .types import DatasetSocket
 from .values import as_text
 
 NOTHING = "none"
-_LISTING_DEPTH = 3
-_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Ideogram4LoadDataset(io.ComfyNode):
@@ -35,7 +31,7 @@ class Ideogram4LoadDataset(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "dataset",
-                    options=list_datasets() or [NOTHING],
+                    options=list_datasets(input_folder()) or [NOTHING],
                     tooltip="A zip of images, or a folder of them, in ComfyUI's input folder. Each image may have a "
                     ".txt caption of the same name beside it.",
                 ),
@@ -73,7 +69,7 @@ class Ideogram4LoadDataset(io.ComfyNode):
         if url is None or url.strip() or dataset is None:
             return True
         try:
-            dataset_path(dataset)
+            chosen_path(dataset)
         except UserError as error:
             return str(error)
         return True
@@ -83,7 +79,8 @@ class Ideogram4LoadDataset(io.ComfyNode):
         # What a link brings is part of the graph's own signature.
         if url is None or url.strip() or dataset is None:
             return [url]
-        return _stamp(dataset_path(dataset))
+        path = chosen_path(dataset)
+        return [*data_stamp(path), *corrections_stamp(path)]
 
     @classmethod
     def execute(cls, dataset: str, default_caption: str, force_default_caption: bool, url: str = "") -> io.NodeOutput:
@@ -96,69 +93,17 @@ class Ideogram4LoadDataset(io.ComfyNode):
             folder.mkdir(parents=True, exist_ok=True)
             opened = open_url(url, folder=folder, progress=lambda _received: host.raise_if_interrupted(), **captions)
         else:
-            opened = open_dataset(dataset_path(dataset), name=dataset, **captions)
+            opened = open_dataset(chosen_path(dataset), name=dataset, **captions)
         text = report(opened, steps=TrainSettings().steps)
         show_text(cls, text)
-        return io.NodeOutput(opened, text)
+        # For the panel on the node: the dataset was read, and may be another one than it shows.
+        return io.NodeOutput(opened, text, ui=None if url else {"ideogram4_dataset": [dataset]})
 
 
-def list_datasets() -> list[str]:
-    """Zips and folders with images in ComfyUI's input folder, as relative paths with forward slashes."""
-    root = Path(os.path.realpath(folder_paths.get_input_directory()))
-    return sorted(_datasets_below(root, root, 0), key=str.casefold)
+def input_folder() -> Path:
+    return Path(folder_paths.get_input_directory())
 
 
-def _datasets_below(root: Path, folder: Path, depth: int) -> Iterator[str]:
-    has_images = False
-    for entry in _entries(folder):
-        name = Path(entry.path).relative_to(root).as_posix()
-        if entry.is_symlink() and not _is_inside(root, name):
-            continue
-        if entry.is_dir():
-            if depth < _LISTING_DEPTH:
-                yield from _datasets_below(root, Path(entry.path), depth + 1)
-        elif entry.name.lower().endswith(".zip"):
-            yield name
-        elif entry.name.lower().endswith(_IMAGE_ENDINGS):
-            has_images = True
-    if has_images and folder != root:
-        yield folder.relative_to(root).as_posix()
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
-    except OSError:
-        # A folder that may not be read, or went away meanwhile, has nothing to offer.
-        return []
-
-
-def _is_inside(root: Path, name: str) -> bool:
-    try:
-        resolve_inside(root, name)
-    except PathOutsideRoot:
-        return False
-    return True
-
-
-def dataset_path(name: str) -> Path:
+def chosen_path(name: str) -> Path:
     """The zip or folder behind a combo value, checked again. Raises `UserError`."""
-    root = Path(os.path.realpath(folder_paths.get_input_directory()))
-    path = root if as_text(name, "dataset") == NOTHING else resolve_inside(root, name)
-    if path == root:
-        raise DatasetUnreadable(
-            "No dataset is chosen. Put a zip of images and captions into ComfyUI's input folder, press R to refresh, "
-            "and pick it."
-        )
-    if not path.exists():
-        raise DatasetUnreadable(
-            f"There is no dataset {shown(name)} in ComfyUI's input folder. Upload the zip again, or pick another."
-        )
-    return path
-
-
-def _stamp(path: Path) -> list[object]:
-    """Changes whenever the dataset may have changed: names, sizes and times, of a folder's files too."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [(p.as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return dataset_path(input_folder(), "" if as_text(name, "dataset") == NOTHING else name)

@@ -66,6 +66,25 @@ def place_new_folder(parent: Path, stem: str, files: Mapping[str, Pieces]) -> Pa
     return path
 
 
+def claim_name(finished: Path, target: Path) -> None:
+    """Give a finished file or folder its name, on the same disk.
+
+    Raises FileExistsError, and changes nothing, if the name is taken; OSError.
+    """
+    if not finished.is_dir():
+        _claim(finished, target)
+    elif os.path.lexists(target):  # POSIX would replace an empty folder
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    else:
+        try:
+            finished.rename(target)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+            raise
+    _sync_folder(target.parent)
+
+
 def open_regular(path: Path, flags: int) -> BinaryIO:
     """Open a file that is one: not a link, which may lead anywhere, nor a pipe, on which opening would wait.
 

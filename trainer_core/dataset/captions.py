@@ -25,6 +25,19 @@ def decode_caption(data: bytes) -> str:
     return text.rstrip("\r\n")
 
 
+def checked_caption(text: str) -> str:
+    """A caption that was typed: as `decode_caption` would read it from a file. Raises `Refused`."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise Refused("holds half of a surrogate pair; type it again") from None
+    if len(data) > MAX_CAPTION_BYTES:
+        raise Refused(f"has {len(data):,} bytes, more than {MAX_CAPTION_BYTES:,}; shorten it")
+    if not text.strip():
+        raise Refused("is empty; write a text")
+    return decode_caption(data)
+
+
 def usable_default(default_caption: str, force: bool) -> str:
     """The default caption as it will be used, "" for none. Raises `SettingsError` where there is none to `force`."""
     caption = default_caption.rstrip("\r\n") if default_caption.strip() else ""

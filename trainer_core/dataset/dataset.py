@@ -17,7 +17,8 @@ from .crop import crop_box, fit_image
 from .images import MAX_IMAGE_BYTES, decode_image
 from .listing import Skipped, StoredFile
 
-CaptionSource = Literal["file", "default", "forced"]
+CaptionSource = Literal["file", "default", "forced", "corrected", "missing"]
+"""From its text file; the default for want of one; the default for all; corrected in ComfyUI; nowhere, and empty."""
 
 
 class Container(Protocol):
@@ -45,6 +46,8 @@ class Item:
     width: int
     """Pixels, the Exif orientation applied."""
     height: int
+    original_caption: str = ""
+    """Of a corrected caption: what the text file says, "" where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,8 @@ BOX_UNITS = 1000
 MAX_IMAGE_COLOURS, MAX_ELEMENT_COLOURS = 16, 5
 MAX_FINDINGS = 20
 """Of one caption."""
+MAX_BOXES, MAX_LABEL = 200, 80
+"""Of one caption; characters. To be looked at."""
 
 _ROOT_KEYS = ("high_level_description", "style_description", "compositional_deconstruction")
 _PHOTO_KEYS = ("aesthetics", "lighting", "photo", "medium", "color_palette")
@@ -45,6 +47,21 @@ class MovedCaption:
     """Elements that lay wholly outside the crop."""
 
 
+@dataclasses.dataclass(frozen=True)
+class CaptionBox:
+    """A box of a JSON caption, to be drawn."""
+
+    label: str
+    """What is in it: the text to be written, or the beginning of its description."""
+    kind: str
+    """obj or text"""
+    left: float
+    """All in parts of the whole image, from 0 to 1."""
+    top: float
+    width: float
+    height: float
+
+
 class _Unparsable(ValueError):
     """Text that begins as a JSON object and is none."""
 
@@ -61,6 +78,24 @@ def check_json_caption(text: str) -> list[str] | None:
     if len(findings) > MAX_FINDINGS:
         findings[MAX_FINDINGS:] = [f"and {len(findings) - MAX_FINDINGS} more"]
     return findings
+
+
+def caption_boxes(text: str) -> list[CaptionBox]:
+    """The boxes of a JSON caption in its order, at most `MAX_BOXES`; [] where it has none or is no JSON caption."""
+    try:
+        caption = _parse(text)
+    except _Unparsable:
+        caption = None
+    boxes: list[CaptionBox] = []
+    for element in _elements(caption or {}):
+        if not _has_box(element) or len(boxes) == MAX_BOXES:
+            continue
+        top, left, bottom, right = (edge / BOX_UNITS for edge in element["bbox"])
+        kind = "text" if element.get("type") == "text" else "obj"
+        words = element.get("text") if kind == "text" else element.get("desc")
+        label = words[:MAX_LABEL] if isinstance(words, str) else ""
+        boxes.append(CaptionBox(label, kind, left, top, right - left, bottom - top))
+    return boxes
 
 
 def move_boxes(text: str, source_width: int, source_height: int, crop: CropBox) -> MovedCaption:

@@ -46,6 +46,8 @@ class Listing:
     skipped: tuple[Skipped, ...]
 
 
+CORRECTIONS_SUFFIX = ".captions.json"
+"""Of the file beside a zip or folder that holds the captions which were corrected, see `corrections.py`."""
 UNMATCHED = "caption without an image of the same base name"
 
 
@@ -73,6 +75,8 @@ def _reason_to_skip(file: StoredFile) -> str:
     if file.unusable:
         return file.unusable
     suffix = names.suffix_of(file.name)
+    if file.name.endswith(CORRECTIONS_SUFFIX):
+        return "corrected captions of another dataset"
     if names.is_mask(file.name):
         return "mask (its name ends in _mask)"
     if suffix in names.IMAGE_SUFFIXES or suffix == names.CAPTION_SUFFIX:

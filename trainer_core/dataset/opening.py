@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import DatasetUnreadable, ImageUnreadable, MissingCaptions, NoImagesFound
 from .archive import open_zip
 from .captions import MAX_CAPTION_BYTES, MAX_CAPTIONS_BYTES, decode_caption, usable_default
+from .corrections import Correction, corrections_path, read_corrections
 from .dataset import CaptionSource, Container, Dataset, Item, read_whole
 from .folder import open_folder
 from .headers import read_header
 from .images import MAX_IMAGE_BYTES
 from .listing import UNMATCHED, Listing, StoredFile, flattening_warnings, sort_files
 from .messages import MAX_NAMED, name_some
-from .names import stem_of
+from .names import natural_key, stem_of
 from .refusal import Refused
 from .remote import fetch_dataset
 
@@ -28,12 +30,19 @@ LISTING_TIMEOUT_S = 600
 
 
 def open_dataset(
-    source: Path | bytes, *, name: str = "", default_caption: str = "", force_default_caption: bool = False
+    source: Path | bytes,
+    *,
+    name: str = "",
+    default_caption: str = "",
+    force_default_caption: bool = False,
+    require_captions: bool = True,
 ) -> Dataset:
     """Open a zip (a file, or its bytes) or a folder.
 
-    `name` is what messages call it (default: the file's name). An image without a caption file, or with an empty one,
-    gets `default_caption` ("" for none); with `force_default_caption` every image does.
+    `name` is what messages call it (default: the file's name). Captions that were corrected in ComfyUI (see
+    `corrections.py`) replace those of the dataset. An image without a caption file, or with an empty one, gets
+    `default_caption` ("" for none); with `force_default_caption` every image does. Without `require_captions` an image
+    may stay without any.
 
     Raises `DatasetUnreadable`, `NoImagesFound`, `MissingCaptions`, `ImageUnreadable`, and `SettingsError` where
     nothing but an empty default caption is to be forced.
@@ -45,12 +54,23 @@ def open_dataset(
     if not listing.images:
         raise NoImagesFound(_no_images_message(container.label, listing))
     _check_declared_sizes(container.label, listing)
-    captions = _captions(container, listing, default, deadline, force=force_default_caption)
+    warnings = flattening_warnings(listing)
+    if force_default_caption:
+        captions = [_Caption(default, "forced")] * len(listing.images)
+    else:
+        captions = _captions(container, listing, deadline)
+        if not isinstance(source, (bytes, bytearray, memoryview)):
+            captions, passed_over = _corrected(listing, captions, read_corrections(source))
+            warnings += _passed_over_warning(source, passed_over)
+        captions = [_Caption(default, "default") if default and not caption.text else caption for caption in captions]
+    if require_captions:
+        _require_captions(container.label, listing, captions)
     sizes = _image_sizes(container, listing.images, deadline)
     items = tuple(
-        Item(image.name, *caption, *size) for image, caption, size in zip(listing.images, captions, sizes, strict=True)
+        Item(image.name, caption.text, caption.source, *size, caption.original)
+        for image, caption, size in zip(listing.images, captions, sizes, strict=True)
     )
-    return Dataset(container.label, items, listing.skipped, flattening_warnings(listing), default, container)
+    return Dataset(container.label, items, listing.skipped, warnings, default, container)
 
 
 def open_url(
@@ -128,28 +148,62 @@ def _unmatched(listing: Listing) -> str:
     return f" Captions that match no image: {name_some(names)}." if names else ""
 
 
-def _captions(
-    container: Container, listing: Listing, default: str, deadline: float, *, force: bool
-) -> list[tuple[str, CaptionSource]]:
-    """(text, source) of every image, in order."""
-    if force:
-        return [(default, "forced")] * len(listing.images)
-    captions: list[tuple[str, CaptionSource]] = []
-    missing = []
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Caption:
+    text: str
+    source: CaptionSource
+    original: str = ""
+
+
+def _captions(container: Container, listing: Listing, deadline: float) -> list[_Caption]:
+    """What the text files say, in order of the images; white space alone counts as nothing."""
+    captions = []
     for image in listing.images:
         _check_time(container.label, listing.images, deadline)
         file = listing.captions.get(stem_of(image.name))
         text = _caption_text(container, file) if file else ""
-        if not text.strip() and not default:
-            missing.append(f"{image.name} (its .txt is empty)" if file else image.name)
-        captions.append((text, "file") if text.strip() else (default, "default"))
+        captions.append(_Caption(text, "file") if text.strip() else _Caption("", "missing"))
+    return captions
+
+
+def _corrected(
+    listing: Listing, captions: list[_Caption], corrections: Mapping[str, Correction]
+) -> tuple[list[_Caption], list[str]]:
+    """The captions with those corrections that belong to them, and the names of the others."""
+    if not corrections:
+        return captions, []
+    left = dict(corrections)
+    result = []
+    for image, caption in zip(listing.images, captions, strict=True):
+        correction = left.get(image.name)
+        if correction is not None and correction.fits(caption.text, image.size):
+            del left[image.name]
+            caption = _Caption(correction.caption, "corrected", caption.text)  # noqa: PLW2901
+        result.append(caption)
+    return result, sorted(left, key=natural_key)
+
+
+def _passed_over_warning(source: Path, names: list[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (
+        f"{corrections_path(source).name} holds corrected captions that were made for other images or captions than "
+        f"are in the dataset now, and they are passed over: {name_some(names)}.",
+    )
+
+
+def _require_captions(label: str, listing: Listing, captions: list[_Caption]) -> None:
+    missing = [
+        f"{image.name} (its .txt is empty)" if stem_of(image.name) in listing.captions else image.name
+        for image, caption in zip(listing.images, captions, strict=True)
+        if caption.source == "missing"
+    ]
     if missing:
         count = f"{len(missing)} of {len(listing.images)} images"
         raise MissingCaptions(
-            f"{container.label}: {count} without a caption: {name_some(missing)}. "
+            f"{label}: {count} without a caption: {name_some(missing)}. "
             f"Put a .txt with the same base name beside each, or set default_caption.{_unmatched(listing)}"
         )
-    return captions
 
 
 def _caption_text(container: Container, file: StoredFile) -> str:

@@ -16,6 +16,14 @@ MAX_LISTED = 20
 MAX_ASPECT = 6
 """Ideogram 4 was made for pictures up to 6:1."""
 
+_SOURCES = {
+    "file": "from text files",
+    "default": "default caption",
+    "forced": "default caption, forced",
+    "corrected": "corrected in ComfyUI",
+    "missing": "without any",
+}
+
 
 def report(
     dataset: Dataset, *, resolution: Resolution | None = None, steps: int | None = None, items_per_step: int = 1
@@ -36,8 +44,7 @@ def report(
 def _overview(dataset: Dataset) -> Iterator[str]:
     yield f"{dataset.name}: {_count(len(dataset.items), 'image')}"
     yield f"Sizes: {_sizes(dataset)}"
-    told = {"file": "from text files", "default": "default caption", "forced": "default caption, forced"}
-    sources = Counter(told[item.caption_source] for item in dataset.items)
+    sources = Counter(_SOURCES[item.caption_source] for item in dataset.items)
     yield "Captions: " + ", ".join(f"{count} {words}" for words, count in sources.most_common())
     defaulted = [item.name for item in dataset.items if item.caption_source == "default"]
     if defaulted:

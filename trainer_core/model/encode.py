@@ -123,7 +123,9 @@ def encode_dataset(
         cache=cache,
         projection=projection_identity(patcher),
         vae_statistics=statistics,
-        default_caption=next((item.caption for item in dataset.items if item.caption_source != "file"), ""),
+        default_caption=next(
+            (item.caption for item in dataset.items if item.caption_source in ("default", "forced")), ""
+        ),
         newly_encoded=new_images + new_captions,
         name=dataset.name,
     )
