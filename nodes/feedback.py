@@ -68,13 +68,3 @@ class Throttle:
         if force or now >= self._next_time_s:
             self._next_time_s = now + UPDATE_INTERVAL_S
             self._show(text)
-
-
-def duration(seconds: float) -> str:
-    """`4 s`, `3 min 05 s` or `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

@@ -95,9 +95,11 @@ class Ideogram4LoadDataset(io.ComfyNode):
         else:
             opened = open_dataset(chosen_path(dataset), name=dataset, **captions)
         text = report(opened, steps=TrainSettings().steps)
-        show_text(cls, text)
-        # For the panel on the node: the dataset was read, and may be another one than it shows.
-        return io.NodeOutput(opened, text, ui=None if url else {"ideogram4_dataset": [dataset]})
+        if url:
+            show_text(cls, text)
+            return io.NodeOutput(opened, text)
+        # For the panel on the node, which shows all this: the dataset was read, and may be another one than it shows.
+        return io.NodeOutput(opened, text, ui={"ideogram4_dataset": [dataset]})
 
 
 def input_folder() -> Path:

@@ -16,12 +16,10 @@ from ..trainer_core.config import TrainSettings
 from ..trainer_core.errors import UserError
 from ..trainer_core.lora_files import export_lora, read_lora
 from ..trainer_core.model.encode import TrainingData
-from ..trainer_core.model.memory import GIB, MemoryPlan
 from ..trainer_core.training.loop import train
 from ..trainer_core.training.previews import PreviewSettings
-from ..trainer_core.training.report import StepReport
 from ..trainer_core.training.runs import RunPlace, find_run, list_runs
-from .feedback import RunEvents, Throttle, duration, origin_of, show_text
+from .feedback import RunEvents, origin_of
 from .load_lora import lora_path
 from .save_lora import DEFAULT_FOLDER
 from .types import PreviewsSocket, SettingsSocket, TrainedLoraModel, TrainingDataSocket
@@ -157,44 +155,17 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             {**(settings or {}), "steps": steps, "learning_rate": learning_rate, "rank": rank, "seed": seed}
         )
         bar = comfy.utils.ProgressBar(steps)
-        show = Throttle(lambda text: show_text(cls, text))
-        notes: list[str] = []
-
-        def on_step(step: StepReport) -> None:
-            bar.update_absolute(step.step)
-            # What needs attention stays in sight; the log and the journal have all of it.
-            show("\n".join([step_line(step), *notes[-1:]]), force=step.step in (1, step.steps))
-
-        def on_note(note: str) -> None:
-            notes.append(note)
-            show(note, force=True)
-
-        trained_count = max(1, len(training_data.items) - run.validation_images)
-        views = steps * run.items_per_step / trained_count
-        source = {"ideogram": "Ideogram's constants", "vae": "the VAE's own statistics"}[run.latent_statistics]
-        about = f"{trained_count} images, each seen {views:.1f} times,\nlatents normalised with {source}"
-        show(about, force=True)
-
-        def on_plan(plan: MemoryPlan) -> None:
-            show("\n".join([f"{about},", f"memory: {plan}", *notes[-1:]]), force=True)
-
-        try:
-            place = run_place(resume, if_changed, start_from_lora, run_name)
-            trained = train(
-                model,
-                training_data,
-                run,
-                dataclasses.replace(place, origin=origin_of(cls)),
-                previews=previews,
-                on_plan=on_plan,
-                on_step=on_step,
-                on_note=on_note,
-                on_event=RunEvents(cls),
-            )
-        except UserError as error:
-            # ComfyUI shows the message in a dialog only; on the node it stays.
-            show(str(error), force=True)
-            raise
+        place = run_place(resume, if_changed, start_from_lora, run_name)
+        # What a run does is told by its journal, which the page shows on the node.
+        trained = train(
+            model,
+            training_data,
+            run,
+            dataclasses.replace(place, origin=origin_of(cls)),
+            previews=previews,
+            on_step=lambda report: bar.update_absolute(report.step),
+            on_event=RunEvents(cls),
+        )
         lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
         return io.NodeOutput(lora, {"loss": trained.losses}, trained.record.trained_steps)
 
@@ -224,14 +195,3 @@ def run_place(resume: str, if_changed: str, start_from_lora: str, run_name: str)
         start_lora="" if start_from_lora == FRESH else start_from_lora,
         start_lora_file=start_file,
     )
-
-
-def step_line(step: StepReport) -> str:
-    """`step 120 / 1000 - loss 0.4312 - 0.45 s/step - 6 min 36 s left`."""
-    line = (
-        f"step {step.step} / {step.steps},\nloss {step.smoothed_loss:.4f} (smoothed),\n"
-        f"{step.seconds_per_step:.2f} s/step, {duration(step.seconds_left)} left"
-    )
-    if step.peak_bytes:
-        line += f",\n{step.peak_bytes / GIB:.1f} GiB beside the weights"
-    return line + ",\nnot finite: this update was skipped" if step.skipped else line

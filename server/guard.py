@@ -99,7 +99,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
 
     try:
         return await asyncio.wait_for(collect(), BODY_TIMEOUT_S)
-    except asyncio.TimeoutError:  # noqa: UP041 (not yet TimeoutError in Python 3.10)
+    except asyncio.TimeoutError:
         raise Refusal(408, "too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
 
 
@@ -128,4 +128,6 @@ def number_in_path(request: web.Request, name: str, high: int) -> int:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
+    # ComfyUI would let a browser keep the answer for an address that ends like a picture's.
+    headers = {"Cache-Control": "no-store"}
+    return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)
