@@ -6,6 +6,7 @@ import { writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 
 const READY_TIMEOUT_MS = 60_000
+const RUN_TIMEOUT_MS = 420_000
 const PICTURE_WIDTH = 1600
 const PICTURE_MARGIN = 30
 const MAX_PICTURE_BYTES = 100_000
@@ -48,6 +49,18 @@ export async function withFrontend(url, settings, use) {
   } finally {
     await browser.close()
   }
+}
+
+/** Wait until the server has a finished run, and return its record. Throws when it failed or takes too long. */
+export async function finished(url, timeoutMs = RUN_TIMEOUT_MS) {
+  const deadline = Date.now() + timeoutMs
+  while (Date.now() < deadline) {
+    const [run] = Object.values(await (await fetch(`${url}/history?max_items=1`)).json())
+    if (run?.status.status_str === 'error') throw new Error(JSON.stringify(run.status.messages.at(-1)))
+    if (run) return run
+    await new Promise((resolve) => setTimeout(resolve, 200))
+  }
+  throw new Error('the run did not finish')
 }
 
 /** A JPEG of the whole open graph, as wide as the page; needs the settings BARE_CANVAS. */
