@@ -40,6 +40,7 @@ TORCH = "torch==2.13.0"
 VISION_AND_AUDIO = ("torchvision==0.28.0", "torchaudio==2.11.0")  # ComfyUI imports both, the tests use neither
 SKIPPED_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
 OURS = ("peft==0.21.2", "diffusers==0.42.1", "pytest==9.2.0", "pytest-timeout==2.4.0", "ruff==0.17.5", "mypy==2.4.1")
+PLAYWRIGHT = "playwright-core@1.65.1"  # drives a Chromium that is already there; downloads none
 
 TORCHVISION_SCHEMAS = """
 
@@ -235,6 +236,18 @@ def tiny_models(host: Host) -> Path:
     return folder
 
 
+def install_browser_driver() -> None:
+    """What tests in a browser need beside Chromium and Node.js. Where it cannot be had, they are skipped."""
+    npm = shutil.which("npm")
+    if npm is None or os.environ.get("PLAYWRIGHT_CORE"):
+        return
+    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(DEV / "browser"), PLAYWRIGHT]
+    try:
+        step("playwright-core", PLAYWRIGHT, lambda: run_logged(command))
+    except DevError:
+        print(f"{PLAYWRIGHT} could not be installed, so tests in a browser may be skipped. See {LOG}.", flush=True)
+
+
 def use_one_thread() -> None:
     """For child processes: tiny matrices are too small to share, and on a busy machine that is ten times slower."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -289,6 +302,7 @@ def test(options: argparse.Namespace) -> int:
     host = find_host()
     require_module(host.python, "pytest", "pytest")
     tiny_models(host)
+    install_browser_driver()
     return run_in_foreground([str(host.python), "-m", "pytest", *options.rest], COMFYUI_ROOT=str(host.comfyui))
 
 

@@ -15,7 +15,6 @@ from comfy_api.latest import io
 from ..trainer_core.errors import UserError
 from ..trainer_core.lora_files import build_metadata, config_json, parse_lora, save_config, save_lora
 from ..trainer_core.paths import NameRejected, resolve_inside, shown, storable_parts
-from .feedback import show_text
 from .types import TrainedLoraModel
 from .values import as_choice, as_text
 
@@ -56,7 +55,6 @@ class Ideogram4SaveLoRA(io.ComfyNode):
                     display_name="saved", tooltip="The files written, one a line, relative to the output folder."
                 )
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     # Without validate_inputs: where one output node is refused, ComfyUI drops it and runs the others, here the loss
@@ -92,7 +90,6 @@ class Ideogram4SaveLoRA(io.ComfyNode):
             written.append(save_config(config, folder=folder, stem=f"{stem}_config"))
 
         text = "\n".join(path.relative_to(output).as_posix() for path in written)
-        show_text(cls, text)
         return io.NodeOutput(text, ui={"files": [_ui_file(path, output) for path in written]})
 
 

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def ask_of_run(folder: Path, what: str) -> None:
     """Raises `SettingsError` where nobody is training that run."""
     if not is_locked(folder):
-        raise SettingsError(f"Nobody is training {folder.name}, so there is nobody to ask. Start it, or check its name.")
+        raise SettingsError(f"Nobody is training {folder.name}, so nobody can be asked. Start it, or check its name.")
     ask(folder, what)
     log.info("%s is asked to %s; it will, after the step that it is at.", folder.name, what)
 

@@ -1,7 +1,6 @@
-"""Make example_workflows/ from the API graphs in tests/workflows/, and docs/images/train.jpg.
+"""Make example_workflows/ and subgraphs/ from the API graphs in tests/workflows/, and docs/images/train.jpg.
 
     python dev.py test --collect-only          (once: sets up .dev/)
-    npm install --prefix .dev/browser playwright-core
     .dev/venv/bin/python -m tests.e2e.make_workflows
 
 needs Chromium and Node.js (see tests/support/browser.py). A real server lists placeholder files under the names of
@@ -36,6 +35,7 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder, _server(Path(folder), models=None) as client:
         browser.run_script("make_workflows.mjs", _workflows_payload(client.url))
+        browser.run_script("make_blueprint.mjs", _blueprint_payload(client.url))
     with (
         tempfile.TemporaryDirectory() as folder,
         _server(Path(folder), models=build.models_folder(ROOT / ".dev")) as client,
@@ -73,6 +73,36 @@ def _workflows_payload(url: str) -> dict[str, Any]:
         "models": {
             loader: [{"name": name, "url": f"{DOWNLOADS}/{folder}/{name}", "directory": folder} for name in names]
             for loader, (folder, names) in examples.MODEL_FILES.items()
+        },
+    }
+
+
+def _blueprint_payload(url: str) -> dict[str, Any]:
+    graph = examples.load_api("train_from_zip")
+    ids = {node["class_type"]: key for key, node in graph.items()}
+    load, size, train = (
+        ids[name] for name in ("Ideogram4LoadDataset", "Ideogram4ResolveResolution", "Ideogram4TrainLoRA")
+    )
+    examples.BLUEPRINT.parent.mkdir(exist_ok=True)
+    return {
+        "url": url,
+        "graph": graph,
+        "packId": examples.PACK,
+        "blueprint": {
+            "file": str(examples.BLUEPRINT),
+            "id": "1d0a7e2c-4f0b-4a63-9d0e-000000000101",
+            "title": examples.BLUEPRINT.stem,
+            "description": "Train an Ideogram 4 LoRA on a zip of images and captions: model, VAE and CLIP in, LoRA "
+            "out. Open it for every other setting, and to watch the run.",
+            "category": "Training",
+            "aliases": ["train lora", "fine-tune", "lora trainer", "zip"],
+            "nodes": [load, size, ids["Ideogram4EncodeDataset"], train],
+            "exposed": [
+                *([train, name] for name in ("settings", "previews")),
+                *([load, name] for name in ("dataset", "default_caption")),
+                [size, "resolution"],
+                *([train, name] for name in ("steps", "learning_rate", "rank", "seed", "resume")),
+            ],
         },
     }
 

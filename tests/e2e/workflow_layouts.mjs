@@ -10,7 +10,7 @@ const GREY = '#aaaaaa'
 
 const TRAIN_NOTE = `## Train a LoRA from a zip
 
-1. Put a zip of images into ComfyUI's **input** folder, each image with a **.txt** caption of the same name beside it. Press **R** and pick the zip in *Load Dataset*.
+1. Drop a zip of images onto *Load Dataset*, each image with a **.txt** caption of the same name beside it.
 2. Choose a size in *Training Resolution*. Images are scaled and cropped to it, never enlarged.
 3. Press **Run**. The LoRA appears in **output/loras** and, after **R**, in every LoRA loader.
 
@@ -22,6 +22,27 @@ The first run encodes the images and captions; later runs with the same data sta
 - **models/vae**: flux2-vae
 
 Every other setting: connect *Ideogram 4 Train Settings* to the train node.`
+
+const WATCH_NOTE = `## Train a LoRA and watch it
+
+1. Drop a zip of images onto *Load Dataset*, each image with a **.txt** caption of the same name beside it; or drop images and .txt files. Click an image to read and correct its caption.
+2. Choose a size in *Training Resolution*; the sheet shows what is cropped away.
+3. Write a few prompts in *Previews*, worded like your captions.
+4. Press **Run**. *Train LoRA* shows the loss and the pictures as they come. **Stop and keep** ends the run early; *Cancel* saves as well.
+5. The LoRA appears in **output/loras** and, after **R**, in every LoRA loader.
+
+**Model files** (.safetensors)
+- **models/diffusion_models**: ideogram4_fp8_scaled, ideogram4_unconditional_fp8_scaled (only for previews)
+- **models/text_encoders**: qwen3vl_8b_fp8_scaled
+- **models/vae**: flux2-vae
+
+Every other setting: connect *Ideogram 4 Train Settings* to the train node.`
+
+const COMPARE_NOTE = `## Compare a LoRA with the base model
+
+1. Pick your LoRA in *Compare LoRA* (press **R** if it is new), or a run whose checkpoints you want to see, or both.
+2. Write a few prompts in *Previews*, one a line: one worded like your captions, and one that has nothing to do with them.
+3. Press **Run**. Each row is a prompt, each column a strength, all with the same seed.`
 
 const TWO_MODELS = `**Model files** (.safetensors): in **models/diffusion_models** ideogram4_fp8_scaled and ideogram4_unconditional_fp8_scaled; in **models/text_encoders** qwen3vl_8b_fp8_scaled; in **models/vae** flux2-vae. The LoRA belongs on the first model only; the unconditional one serves guidance.`
 
@@ -47,15 +68,15 @@ export const LAYOUTS = [
     file: 'Train a LoRA from a zip',
     id: '1d0a7e2c-4f0b-4a63-9d0e-000000000001',
     nodes: {
-      1: { at: [420, 300, 340] },
-      2: { at: [420, 40, 340] },
-      3: { at: [420, 194, 340] },
-      4: { at: [0, 500, 350, 300] },
-      5: { at: [420, 560, 340, 240] },
-      6: { at: [840, 440, 320, 360] },
-      7: { at: [1220, 286, 320, 514] },
-      8: { at: [1620, 40, 340, 160] },
-      9: { at: [1620, 250, 340, 550] }
+      1: { at: [500, 300, 340] },
+      2: { at: [500, 40, 340] },
+      3: { at: [500, 194, 340] },
+      4: { at: [0, 520, 420, 660] },
+      5: { at: [500, 560, 340, 280] },
+      6: { at: [920, 440, 320, 400] },
+      7: { at: [1320, 40, 460, 1140] },
+      8: { at: [1860, 40, 360, 380] },
+      9: { at: [1860, 500, 360, 340] }
     },
     groups: [
       { title: '1. Model files', around: ['1', '2', '3'], color: BLUE },
@@ -64,7 +85,54 @@ export const LAYOUTS = [
       { title: '4. Train', around: ['7'], color: ORANGE },
       { title: '5. LoRA files, loss curve', around: ['8', '9'], color: PURPLE }
     ],
-    notes: [{ at: [-20, 20, 370, 382], text: TRAIN_NOTE }]
+    notes: [{ at: [-20, 0, 440, 420], text: TRAIN_NOTE }]
+  },
+  {
+    api: 'train_and_watch',
+    file: 'Train a LoRA and watch it',
+    id: '1d0a7e2c-4f0b-4a63-9d0e-000000000004',
+    nodes: {
+      1: { at: [520, 40, 340], title: 'Conditional model (trained)' },
+      11: { at: [520, 190, 340], title: 'Unconditional model (previews)' },
+      2: { at: [520, 340, 340] },
+      3: { at: [520, 510, 340] },
+      4: { at: [0, 720, 440, 660] },
+      5: { at: [520, 720, 340, 260] },
+      6: { at: [520, 1080, 340, 300] },
+      10: { at: [940, 40, 360, 460] },
+      7: { at: [1380, 40, 500, 1340] },
+      8: { at: [1960, 40, 380, 420] }
+    },
+    groups: [
+      { title: '1. Model files', around: ['1', '11', '2', '3'], color: BLUE },
+      { title: '2. Images and captions', around: ['4'], color: GREEN },
+      { title: '3. Size, encode once', around: ['5', '6'], color: ORANGE },
+      { title: '4. Previews', around: ['10'], color: GREEN },
+      { title: '5. Train', around: ['7'], color: ORANGE },
+      { title: '6. LoRA files', around: ['8'], color: PURPLE }
+    ],
+    notes: [{ at: [-20, 0, 460, 600], text: WATCH_NOTE }]
+  },
+  {
+    api: 'compare_lora',
+    file: 'Compare a LoRA with the base model',
+    id: '1d0a7e2c-4f0b-4a63-9d0e-000000000005',
+    nodes: {
+      1: { at: [0, 40, 340], title: 'Conditional model' },
+      11: { at: [0, 190, 340], title: 'Unconditional model (guidance)' },
+      2: { at: [0, 340, 340] },
+      3: { at: [0, 510, 340] },
+      10: { at: [420, 40, 360, 530] },
+      12: { at: [860, 40, 620, 530] },
+      13: { at: [1560, 40, 620, 530] }
+    },
+    groups: [
+      { title: '1. Model files', around: ['1', '11', '2', '3'], color: BLUE },
+      { title: '2. Prompts', around: ['10'], color: GREEN },
+      { title: '3. Compare', around: ['12'], color: ORANGE },
+      { title: '4. Save', around: ['13'], color: PURPLE }
+    ],
+    notes: [{ at: [-20, -220, 1120, 140], text: `${COMPARE_NOTE}` }]
   },
   {
     api: 'text_to_image',

@@ -11,8 +11,9 @@ import re
 from types import ModuleType
 from typing import Any
 
-import locales
 import pytest
+
+import locales
 
 LANGUAGES = ("zh",)
 FILES = sorted(path.name for path in (locales.FOLDER / "en").glob("*.json"))

@@ -3,7 +3,7 @@
 Needed: Chromium, Node.js, and playwright-core installed in the folder PLAYWRIGHT_CORE (default `.dev/browser`):
 
     apt install chromium nodejs npm
-    npm install --prefix .dev/browser playwright-core
+    python dev.py test                      (installs playwright-core where npm is there)
 """
 
 from __future__ import annotations

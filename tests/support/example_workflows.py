@@ -8,15 +8,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "example_workflows"
+BLUEPRINT = ROOT / "subgraphs" / "Train Ideogram 4 LoRA.json"
 API_FOLDER = ROOT / "tests" / "workflows"
 
 FILES = {
     "train_from_zip": "Train a LoRA from a zip",
+    "train_and_watch": "Train a LoRA and watch it",
+    "compare_lora": "Compare a LoRA with the base model",
     "text_to_image": "Text to image with a LoRA",
     "image_to_image": "Image to image with LoRAs",
 }
 """API graph to example workflow; both without their suffix."""
-BYPASSED = {"train_from_zip": [], "text_to_image": [], "image_to_image": ["5", "6"]}
+BYPASSED: dict[str, list[str]] = {**{name: [] for name in FILES}, "image_to_image": ["5", "6"]}
 """Nodes that are switched off in the example, each with the node it takes its model from as its input `model`."""
 FRONTEND_ONLY = {"MarkdownNote"}
 PACK = "ideogram4-lora-trainer"

@@ -18,7 +18,10 @@ from typing import Any
 PACK_ROOT = Path(__file__).resolve().parents[2]
 PACK_FOLDER = "ideogram4-lora-trainer"
 # What ComfyUI needs of the pack; without tests and .dev, which hold whole other trees.
-PACK_PARTS = ("__init__.py", "pyproject.toml", "nodes", "server", "trainer_core", "web", "example_workflows")
+PACK_PARTS = (
+    *("__init__.py", "pyproject.toml", "nodes", "server", "trainer_core"),
+    *("web", "example_workflows", "locales", "subgraphs"),
+)
 TINY_PACK = Path(__file__).resolve().parent / "tiny_pack"
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 15
