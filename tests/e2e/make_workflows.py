@@ -1,12 +1,12 @@
-"""Make example_workflows/ and subgraphs/ from the API graphs in tests/workflows/, and docs/images/train.jpg.
+"""Make example_workflows/ and subgraphs/ from the API graphs in tests/workflows/, and the pictures of docs/images/.
 
     python dev.py test --collect-only          (once: sets up .dev/)
     .dev/venv/bin/python -m tests.e2e.make_workflows
 
 needs Chromium and Node.js (see tests/support/browser.py). A real server lists placeholder files under the names of
 the released models; the frontend loads each API graph, nodes are placed by workflow_layouts.mjs, and the frontend
-itself writes the workflow and shows it for the picture. docs/images/train.jpg is the training example after a run on
-the tiny models.
+itself writes the workflow and shows it for the picture. Those of docs/images/ are taken on the way from a zip to a LoRA
+on the tiny models, which is also a test (test_user_story.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import browser, datasets
+from tests.support import browser, showcase
 from tests.support import example_workflows as examples
 from tests.tiny import build, host, pictures
 
@@ -40,8 +40,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         _server(Path(folder), models=build.models_folder(ROOT / ".dev")) as client,
     ):
-        client.upload("dataset.zip", datasets.dataset_zip(8))
-        browser.run_script("run_workflow.mjs", _run_payload(client.url))
+        browser.run_script("user_story.mjs", _story_payload(client.url, Path(folder)))
     return 0
 
 
@@ -56,7 +55,9 @@ def _picture() -> bytes:
 def _server(base: Path, *, models: Path | None) -> Iterator[host.Client]:
     """A server with this pack on the tiny models, or without any on files that have the names of real ones."""
     tiny = models is not None
-    models = models or examples.place_named_files(base, _picture())
+    models = models or examples.place_named_files(
+        base, _picture(), dataset=showcase.showcase_zip(pictures.draw_picture, 12, troubles=False)
+    )
     host.install_packs(base, tiny=tiny)
     port = host.free_port()
     command = host.server_command(Path(sys.executable), COMFYUI, port=port, base=base, models=models, cpu=True)
@@ -107,22 +108,26 @@ def _blueprint_payload(url: str) -> dict[str, Any]:
     }
 
 
-def _run_payload(url: str) -> dict[str, Any]:
-    """The training example on the tiny models, at a small size."""
-    workflow = examples.load_ui("train_from_zip")
-    values = {
-        "UNETLoader": ["ideogram4_tiny_fp8_scaled.safetensors", "default"],
-        "CLIPLoader": ["qwen3vl_tiny.safetensors", "ideogram4", "default"],
-        "VAELoader": ["flux2_tiny_vae.safetensors"],
-        "Ideogram4ResolveResolution": ["custom", "64x64"],
-        "Ideogram4TrainLoRA": [150, 1e-3, 16, 0],
+def _story_payload(url: str, folder: Path) -> dict[str, Any]:
+    """The example with previews on the tiny models, and a dataset of which some images need attention."""
+    path = folder / "shapes.zip"
+    path.write_bytes(showcase.showcase_zip(pictures.draw_picture, 14))
+    workflow = examples.load_ui("train_and_watch")
+    prompts = ("a red circle at the left", "a yellow square at the top", "a white triangle in the middle")
+    showcase.on_tiny_models(workflow, steps=4000, every=100, prompts=prompts, preview_px=256)
+    dataset = next(node for node in workflow["nodes"] if node["type"] == "Ideogram4LoadDataset")
+    dataset["widgets_values"][1] = "a shape"  # for the image without a caption of its own
+    output = ROOT / "docs" / "images"
+    output.mkdir(parents=True, exist_ok=True)
+    return {
+        "url": url,
+        "workflow": workflow,
+        "zip": str(path),
+        "vueNodes": False,
+        "caption": "a black triangle at the bottom, green fading to purple",
+        "stopAt": 320,
+        "pictures": str(output),
     }
-    for node in workflow["nodes"]:
-        node["widgets_values"] = values.get(node["type"], node.get("widgets_values", []))
-        node["properties"].pop("models", None)
-    picture = ROOT / "docs" / "images" / "train.jpg"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    return {"url": url, "workflow": workflow, "picture": str(picture)}
 
 
 if __name__ == "__main__":

@@ -121,14 +121,14 @@ const told = await withFrontend(url, { 'Comfy.VueNodes.Enabled': vueNodes, ...se
   await picture(page, 'training')
 
   await page.locator('.i4-run .i4-previews-thumb').first().click()
-  await page.waitForFunction(() => document.querySelector('.i4-viewer-image')?.naturalWidth > 0)
-  const large = { first: await page.locator('.i4-viewer').innerText() }
+  await page.waitForFunction(() => document.querySelector('.i4-preview-viewer-image')?.naturalWidth > 0)
+  const large = { first: await page.locator('.i4-preview-viewer').innerText() }
   await page.keyboard.press('ArrowRight')
-  large.second = await page.locator('.i4-viewer').innerText()
+  large.second = await page.locator('.i4-preview-viewer').innerText()
   await page.waitForTimeout(200)
   await picture(page, 'viewer')
   await page.keyboard.press('Escape')
-  large.open = await page.locator('.i4-viewer').count()
+  large.open = await page.locator('.i4-preview-viewer').count()
 
   await page.reload()
   await page.waitForFunction(() => window.app?.graph?.nodes?.length, null, { timeout: 60_000 })

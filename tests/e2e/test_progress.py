@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import workflows
 from datasets import dataset_zip
-from workflows import node, node_id
+from workflows import node_id
 
 TEXT_EVENT = 3
 

@@ -20,35 +20,6 @@ CAPTION = '{"compositional_deconstruction":{"background":"{a|b} // kept","elemen
 STEPS, EVERY = 4000, 40
 
 
-def workflow_on_tiny_models() -> dict[str, Any]:
-    """The example, at a size that a CPU trains in seconds."""
-    workflow = examples.load_ui("train_and_watch")
-    for node in workflow["nodes"]:
-        match node["type"], node.get("title", ""):
-            case "UNETLoader", title:
-                twin = "unconditional_" if "Unconditional" in title else ""
-                node["widgets_values"][0] = f"ideogram4_tiny_{twin}fp8_scaled.safetensors"
-            case "CLIPLoader", _:
-                node["widgets_values"][0] = "qwen3vl_tiny.safetensors"
-            case "VAELoader", _:
-                node["widgets_values"][0] = "flux2_tiny_vae.safetensors"
-            case "Ideogram4ResolveResolution", _:
-                node["widgets_values"] = ["custom", "64x64"]
-            case "Ideogram4Previews", _:
-                node["widgets_values"] = [
-                    "a red circle at the left, blue fading to green\na yellow square",
-                    64,
-                    64,
-                    "turbo",
-                    EVERY,
-                    0,
-                ]
-            case "Ideogram4TrainLoRA", _:
-                node["widgets_values"][:4] = [STEPS, 1e-3, 16, 0]
-        node["properties"].pop("models", None)
-    return workflow
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["canvas", "nodes 2.0"])
 def story(
     request: pytest.FixtureRequest, comfy_server: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
@@ -58,7 +29,9 @@ def story(
     zip_path.write_bytes(showcase.showcase_zip(pictures.draw_picture, troubles=False))
     payload = {
         "url": comfy_server.client.url,
-        "workflow": workflow_on_tiny_models(),
+        "workflow": showcase.on_tiny_models(
+            examples.load_ui("train_and_watch"), steps=STEPS, every=EVERY, prompts=("a red circle", "a yellow square")
+        ),
         "zip": str(zip_path),
         "vueNodes": request.param,
         "caption": CAPTION,

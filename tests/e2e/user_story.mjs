@@ -5,7 +5,7 @@
 import { join } from 'node:path'
 
 import { dropFiles } from './drops.mjs'
-import { BARE_CANVAS, finished, graphBounds, readInput, takePicture, withFrontend } from './frontend.mjs'
+import { BARE_CANVAS, finished, readInput, withFrontend } from './frontend.mjs'
 
 const WAIT_MS = 180_000
 const input = await readInput()
@@ -14,8 +14,32 @@ const seen = {}
 
 const settings = { ...BARE_CANVAS, 'Comfy.VueNodes.Enabled': vueNodes, ...input.settings }
 
-/** A picture of the page, for the README. */
-const picture = async (page, name) => pictures && page.screenshot({ path: join(pictures, `${name}.png`) })
+/** A picture for the README: of the nodes of these classes as they stand in the page, or of all of it. */
+async function picture(page, name, types = []) {
+  if (!pictures) return
+  await page.addStyleTag({ content: '.comfy-menu, .p-toast, .comfyui-menu { display: none !important }' })
+  await page.waitForTimeout(500)
+  const clip = types.length ? await page.evaluate(placeOf, types) : undefined
+  await page.screenshot({ path: join(pictures, `${name}.jpg`), type: 'jpeg', quality: 88, clip })
+}
+
+/** Runs in the page: the rectangle around the nodes of these classes, in pixels of the page. */
+function placeOf(types) {
+  const margin = 24
+  const { canvas, graph } = window.app
+  const { scale, offset } = canvas.ds
+  const boxes = graph.nodes.filter((node) => types.includes(node.type)).map(({ pos, size }) => ({
+    left: (pos[0] + offset[0]) * scale,
+    top: (pos[1] + offset[1] - window.LiteGraph.NODE_TITLE_HEIGHT) * scale,
+    right: (pos[0] + size[0] + offset[0]) * scale,
+    bottom: (pos[1] + size[1] + offset[1]) * scale
+  }))
+  const x = Math.max(0, Math.min(...boxes.map(({ left }) => left)) - margin)
+  const y = Math.max(0, Math.min(...boxes.map(({ top }) => top)) - margin)
+  const width = Math.min(innerWidth, Math.max(...boxes.map(({ right }) => right)) + margin) - x
+  const height = Math.min(innerHeight, Math.max(...boxes.map(({ bottom }) => bottom)) + margin) - y
+  return { x, y, width, height }
+}
 
 /** Wait for what a function says in the page. */
 const until = (page, test, value) => page.waitForFunction(test, value, { timeout: WAIT_MS })
@@ -44,7 +68,7 @@ function watched() {
     kind: document.querySelector('.i4-run-head').dataset.kind,
     step: Number(bar.getAttribute('aria-valuenow')),
     steps: Number(bar.getAttribute('aria-valuemax')),
-    line: (document.querySelector('.i4-run path.i4-line-smooth')?.getAttribute('d') ?? '').length,
+    line: (document.querySelector('.i4-run .i4-chart-picture path.i4-line-smooth')?.getAttribute('d') ?? '').length,
     previews: document.querySelectorAll('.i4-run .i4-previews-thumb img').length,
     rows: [...document.querySelectorAll('.i4-run .i4-previews-step')].map((step) => step.textContent),
     run: document.querySelector('.i4-run .i4-run-select option:checked').textContent
@@ -70,7 +94,7 @@ async function bringData(page) {
   seen.summary = await page.locator('.i4-dataset .i4-summary').textContent()
   seen.marks = await page.locator('.i4-dataset .i4-mark').allTextContents()
   await page.waitForTimeout(500)
-  await picture(page, 'dataset')
+  await picture(page, 'dataset', ['Ideogram4LoadDataset', 'Ideogram4ResolveResolution'])
 }
 
 async function correctCaption(page) {
@@ -112,7 +136,8 @@ await withFrontend(url, settings, async (page) => {
   seen.reloaded = await page.evaluate(watched)
 
   await reached(page, input.stopAt)
-  await picture(page, 'training')
+  if (pictures) await lookAt(page, 'Ideogram4TrainLoRA', 0.75, [500, 1060])
+  await picture(page, 'training', ['Ideogram4TrainLoRA'])
   await page.locator('.i4-run').getByRole('button', { name: 'Stop and keep', exact: true }).click()
   await page.locator('.i4-run').getByRole('button', { name: 'Stop and keep it' }).click()
   await finished(url, WAIT_MS)
@@ -126,8 +151,6 @@ await withFrontend(url, settings, async (page) => {
     const node = window.LiteGraph.createNode('Ideogram4LoadLoRA')
     return node.widgets.find(({ name }) => name === 'lora_name').options.values
   })
-  if (pictures) await takePicture(page, join(pictures, 'train.jpg'))
-  seen.bounds = await page.evaluate(graphBounds)
   seen.errors = errors
 })
 console.log(JSON.stringify(seen))

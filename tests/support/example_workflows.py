@@ -51,7 +51,7 @@ def load_api(name: str) -> Graph:
     return graph
 
 
-def place_named_files(base: Path, picture: bytes) -> Path:
+def place_named_files(base: Path, picture: bytes, *, dataset: bytes = b"") -> Path:
     """Empty files under all names that the examples ask for, so that lists offer them. Returns the models folder.
 
     The server then shows what a user sees who has everything; nothing can be run.
@@ -61,6 +61,7 @@ def place_named_files(base: Path, picture: bytes) -> Path:
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    (base / "input" / "dataset.zip").write_bytes(dataset)
     (base / "input" / "example.png").write_bytes(picture)  # the name that ComfyUI's own example has
     return base / "models"
 

@@ -69,3 +69,27 @@ def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def on_tiny_models(
+    workflow: dict[str, Any], *, steps: int, every: int, prompts: tuple[str, ...], preview_px: int = 64
+) -> dict[str, Any]:
+    """The example "Train a LoRA and watch it" (UI format) at a size that a CPU trains in seconds."""
+    for node in workflow["nodes"]:
+        values = node.get("widgets_values", [])
+        match node["type"], node.get("title", ""):
+            case "UNETLoader", title:
+                twin = "unconditional_" if "Unconditional" in title else ""
+                values[0] = f"ideogram4_tiny_{twin}fp8_scaled.safetensors"
+            case "CLIPLoader", _:
+                values[0] = "qwen3vl_tiny.safetensors"
+            case "VAELoader", _:
+                values[0] = "flux2_tiny_vae.safetensors"
+            case "Ideogram4ResolveResolution", _:
+                values[:] = ["custom", "64x64"]
+            case "Ideogram4Previews", _:
+                values[:] = ["\n".join(prompts), preview_px, preview_px, "turbo", every, 0]
+            case "Ideogram4TrainLoRA", _:
+                values[:4] = [steps, 1e-3, 16, 0]
+        node["properties"].pop("models", None)
+    return workflow

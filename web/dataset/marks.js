@@ -39,6 +39,6 @@ function wordOf(kind) {
 }
 
 function sign(kind) {
-  return svg('svg', { viewBox: '0 0 12 12', class: 'i4-sign', 'aria-hidden': 'true' },
+  return svg('svg', { viewBox: '0 0 12 12', class: 'i4-mark-sign', 'aria-hidden': 'true' },
     svg('path', { d: SIGNS[kind] ?? SIGNS.other, fill: 'none', stroke: 'currentColor', 'stroke-width': 1.3 }))
 }

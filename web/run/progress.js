@@ -26,7 +26,7 @@ const NOTES_SHOWN = 20
 
 /** `{ element, show(feed, preparing, problem) }`, as `describe` has them, with `select`, the choice of a run, in its first line. */
 export function progressView(select) {
-  const sign = el('span', { class: 'i4-sign', 'aria-hidden': 'true' })
+  const sign = el('span', { class: 'i4-state-sign', 'aria-hidden': 'true' })
   const title = el('strong', {})
   const detail = el('p', { class: 'i4-state-detail' })
   const status = el('div', { class: 'i4-state', role: 'status', 'aria-live': 'polite' }, sign, title, detail)

@@ -23,20 +23,20 @@ const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
  */
 export function openViewer(start, shown) {
   let place = start
-  const image = el('img', { class: 'i4-viewer-image' })
-  const missing = el('p', { class: 'i4-viewer-missing' }, TEXT.missing)
-  const about = el('p', { class: 'i4-viewer-about', 'aria-live': 'polite' })
-  const prompt = el('p', { class: 'i4-viewer-prompt' })
+  const image = el('img', { class: 'i4-preview-viewer-image' })
+  const missing = el('p', { class: 'i4-preview-viewer-missing' }, TEXT.missing)
+  const about = el('p', { class: 'i4-preview-viewer-about', 'aria-live': 'polite' })
+  const prompt = el('p', { class: 'i4-preview-viewer-prompt' })
   const moves = Object.keys(MOVES).map((key) =>
     el('button', { type: 'button', class: 'i4-button', 'aria-label': TEXT.moves[key], title: TEXT.moves[key], onclick: () => move(key) }, TEXT.signs[key])
   )
   const close = el('button', { type: 'button', class: 'i4-button', onclick: () => dialog.close() }, TEXT.close)
   const dialog = el(
     'dialog',
-    { class: 'i4-panel i4-viewer', 'aria-label': TEXT.label },
-    el('div', { class: 'i4-viewer-stage' }, image, missing),
-    el('footer', {}, el('div', {}, about, prompt), el('div', { class: 'i4-viewer-buttons' }, moves, close)),
-    el('p', { class: 'i4-viewer-hint i4-quiet' }, TEXT.hint)
+    { class: 'i4-panel i4-preview-viewer', 'aria-label': TEXT.label },
+    el('div', { class: 'i4-preview-viewer-stage' }, image, missing),
+    el('footer', {}, el('div', {}, about, prompt), el('div', { class: 'i4-preview-viewer-buttons' }, moves, close)),
+    el('p', { class: 'i4-preview-viewer-hint i4-quiet' }, TEXT.hint)
   )
   dialog.addEventListener('keydown', (event) => {
     event.stopPropagation() // the graph behind has keys of its own
