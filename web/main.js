@@ -5,7 +5,7 @@ import { app } from '../../scripts/app.js'
 import { addDatasetPanel } from './dataset/panel.js'
 import { loadStyles } from './lib/dom.js'
 import { SETTINGS } from './lib/settings.js'
-import { addPresets } from './presets/panel.js'
+import { presetsBar } from './presets/panel.js'
 import { addRunPanel } from './run/panel.js'
 import { addSavedFiles, showFilesOfLastRun, showKeptFiles } from './save/panel.js'
 
@@ -13,7 +13,7 @@ import { addSavedFiles, showFilesOfLastRun, showKeptFiles } from './save/panel.j
 const PANELS = {
   Ideogram4LoadDataset: [addDatasetPanel],
   Ideogram4SaveLoRA: [addSavedFiles],
-  Ideogram4TrainLoRA: [addPresets, addRunPanel]
+  Ideogram4TrainLoRA: [(node) => addRunPanel(node, presetsBar(node))]
 }
 
 app.registerExtension({

@@ -11,23 +11,16 @@ const TEXT = await translated('presets/panel', {
   hint: 'Fill steps, learning rate, rank and resolution for a goal and a graphics card.',
   done: (rows) => `Set ${rows.join(', ')}.`
 })
-const HEIGHT_PX = 40
 
-/** Add the button to a new train node. */
-export function addPresets(node) {
+/** The bar for the panel of a new train node. */
+export function presetsBar(node) {
   loadStyles('presets.css', import.meta.url)
   const said = el('span', { class: 'i4-quiet', role: 'status' })
   const show = (rows) => {
     said.textContent = rows.length ? TEXT.done(rows.map(({ values }) => `${Object.keys(values)[0]} ${shown(values)}`)) : ''
     said.title = said.textContent
   }
-  const button = el('button', { type: 'button', class: 'i4-button', title: TEXT.hint, onclick: () => openPresets(node, show) }, TEXT.button)
-  const element = el('div', { class: 'i4-panel i4-presets-bar', role: 'group', 'aria-label': TEXT.label }, button, said)
-  const widget = node.addDOMWidget('presets', 'i4-presets', element, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => HEIGHT_PX,
-    getMaxHeight: () => HEIGHT_PX
-  })
-  widget.serialize = false
+  const open = () => openPresets(node, show)
+  const button = el('button', { type: 'button', class: 'i4-button', title: TEXT.hint, onclick: open }, TEXT.button)
+  return el('div', { class: 'i4-presets-bar', role: 'group', 'aria-label': TEXT.label }, button, said)
 }

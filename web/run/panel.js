@@ -23,10 +23,10 @@ const FILES_SHOWN = ['loss.png', 'loss.csv', 'run.json']
 const MIN_HEIGHT = 320
 const DEFAULT_SIZE = [460, 960]
 
-/** Add the panel to a new train node. */
-export function addRunPanel(node) {
+/** Add the panel to a new train node; `above` is an element to be shown in it before anything else. */
+export function addRunPanel(node, above) {
   loadStyles('run.css', import.meta.url)
-  const view = panelView(node)
+  const view = panelView(node, above)
   const widget = node.addDOMWidget('run', 'ideogram4_run', view.element, {
     serialize: false,
     hideOnZoom: false,
@@ -48,7 +48,7 @@ function follow(node, name, action) {
   }
 }
 
-function panelView(node) {
+function panelView(node, above) {
   let feed = null
   /** ComfyUI has come to this node, and its run has said nothing yet. */
   let preparing = false
@@ -65,6 +65,7 @@ function panelView(node) {
   const panel = el(
     'section',
     { class: 'i4-panel i4-run', 'aria-label': TEXT.label },
+    above,
     progress.element,
     buttons.element,
     chart.element,
