@@ -45,7 +45,7 @@ def _optimiser_inputs() -> list[io.Input]:
             default=_DEFAULT.batch_size,
             min=1,
             max=64,
-            tooltip="Images per forward pass. 1 is fastest per image with captions of different length.",
+            tooltip="Images per forward pass. 1 needs the least memory, and no padding of captions.",
         ),
         io.Int.Input(
             "gradient_accumulation",

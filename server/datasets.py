@@ -32,7 +32,7 @@ MAX_PAGE = 500
 MAX_INDEX = 100_000
 WORDS_SHOWN = 200
 """Characters of a caption on the sheet."""
-MAX_SHEETS = 8
+MAX_SHEETS = 2
 THREADS = 3
 """ComfyUI's own work on threads must go on beside ours."""
 

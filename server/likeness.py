@@ -22,7 +22,8 @@ PATIENCE_S = 30.0
 
 @dataclasses.dataclass(eq=False)
 class _Comparison:
-    opened: Opened
+    opened: Opened | None
+    """None when all is known."""
     signatures: np.ndarray
     """uint8 (N, SIGNATURE_BYTES)"""
     known: np.ndarray
@@ -69,6 +70,7 @@ class Likeness:
                     self._look(comparison, comparison.done - 1)
                 else:
                     comparison.twins = twins(comparison.signatures, comparison.known)
+                    comparison.opened = None  # it may hold megabytes of captions
         except BaseException:
             with self._lock:
                 self._working = False
@@ -84,6 +86,8 @@ class Likeness:
             return wanted
 
     def _look(self, comparison: _Comparison, index: int) -> None:
+        if comparison.opened is None:
+            return
         try:
             picture = self._shelf.picture(comparison.opened, index, "thumb")
         except UserError:

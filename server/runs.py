@@ -20,6 +20,7 @@ from ..trainer_core.paths import PathOutsideRoot, resolve_inside
 from ..trainer_core.storage import open_regular
 from ..trainer_core.training.checkpoints import list_checkpoints, subfolders
 from ..trainer_core.training.lock import is_locked
+from ..trainer_core.training.previews import preview_file, preview_thumb
 from ..trainer_core.training.requests import REQUESTS, ask
 from ..trainer_core.training.runs import list_runs
 from .guard import PREFIX, Refusal, guarded, number_in_path, read_json, text_of
@@ -30,7 +31,7 @@ MAX_STEP, MAX_PROMPT = 999_999, 99
 MAX_FILE_BYTES = 64 * 2**20
 FILES = {"loss.csv": "text/csv", "loss.png": "image/png", "run.json": "application/json"}
 """Those of a run's folder that can be fetched, and their types."""
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
 def runs_folder() -> Path:
@@ -60,11 +61,9 @@ def add_routes(routes: web.RouteTableDef, *, folder: Callable[[], Path] = runs_f
     async def preview(request: web.Request) -> web.Response:
         step, prompt = number_in_path(request, "step", MAX_STEP), number_in_path(request, "prompt", MAX_PROMPT)
         run = await _run(request, folder())
-        content = await asyncio.to_thread(_content, run, f"previews/step_{step:06}_{prompt:02}.png")
-        if not content.startswith(_PNG):
-            raise Refusal(404, "not_found", "This preview is not a picture.")
+        content_type, content = await asyncio.to_thread(_preview, run, step, prompt, request.query.get("size", ""))
         # A step that is done again after a resume has a new picture under the same address: the page adds its time.
-        return _file(content, "image/png", cache="private, max-age=3600")
+        return _file(content, content_type, cache="private, max-age=3600")
 
     @routes.get(PREFIX + "/runs/{run}/files/{name}")
     @guarded
@@ -132,6 +131,19 @@ def _journal(run: Path, offset: int) -> bytes:
     active = is_locked(run)
     files = [name for name in FILES if (run / name).is_file()]
     return read_part(run, offset, active=active, files=files)
+
+
+def _preview(run: Path, step: int, prompt: int, size: str) -> tuple[str, bytes]:
+    """Content type and bytes of a preview, of its small copy if that is asked for and there. Raises `Refusal`."""
+    if size == "thumb":
+        with contextlib.suppress(Refusal):
+            content = _content(run, preview_thumb(step, prompt))
+            if content.startswith(_JPEG):
+                return "image/jpeg", content
+    content = _content(run, preview_file(step, prompt))
+    if not content.startswith(_PNG):
+        raise Refusal(404, "not_found", "This preview is not a picture.")
+    return "image/png", content
 
 
 def _content(run: Path, name: str) -> bytes:

@@ -64,7 +64,7 @@ class _Views:
 
     async def begin(self, request: web.Request) -> web.Response:
         values = await read_json(request, MAX_START_BYTES)
-        arrival = judge_arrival(_listed(values.get("files")), _folder_name(values))
+        arrival = await asyncio.to_thread(judge_arrival, _listed(values.get("files")), _folder_name(values))
         await asyncio.to_thread(remove_abandoned, self._folder())
         given_up = self._make_place()
         root = Path(os.path.realpath(self._folder()))

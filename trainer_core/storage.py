@@ -85,6 +85,18 @@ def claim_name(finished: Path, target: Path) -> None:
     _sync_folder(target.parent)
 
 
+def replace_file(path: Path, pieces: Pieces) -> None:
+    """Put `pieces` in a row in the place of a file, whole or not at all, whether it is there or not.
+
+    Raises `SaveFailed`; then `path` is as it was.
+    """
+    with _new_in(path.parent, path.name, "", _size_bytes(pieces)) as aside:
+        temporary = aside / "file.partial"
+        _write(temporary, pieces)
+        os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
 def open_regular(path: Path, flags: int) -> BinaryIO:
     """Open a file that is one: not a link, which may lead anywhere, nor a pipe, on which opening would wait.
 

@@ -115,7 +115,7 @@ const told = await withFrontend(url, { 'Comfy.VueNodes.Enabled': vueNodes, ...se
   await says(page, 'Saved at step')
   const saved = await page.evaluate(read)
   await button(page, 'Preview now').click()
-  await says(page, 'are coming in')
+  await says(page, 'are there')
   await page.waitForFunction(() => document.querySelectorAll('.i4-run .i4-previews-thumb').length >= 2, null, { timeout: WAIT_MS })
   const previewed = await page.evaluate(read)
   await picture(page, 'training')

@@ -115,6 +115,21 @@ def test_a_clone_that_dies_takes_no_hooks_with_it(case: Callable[..., Any]) -> N
     assert sum(len(module._forward_hooks) for module in patcher.model.modules()) == 0
 
 
+def test_a_clone_in_a_reference_cycle_takes_its_hooks_with_it(case: Callable[..., Any]) -> None:
+    """When it is collected, it has no weak references any more by the time it ejects itself."""
+    import comfy.model_management
+
+    patcher, _, modules, _ = case("bf16")
+    applied = apply_lora(patcher, modules, strength=1.0, bypass=True)
+    applied.itself = applied
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([applied])
+    assert sum(len(module._forward_hooks) for module in patcher.model.modules()) == len(modules)
+    del applied
+    gc.collect()
+    assert sum(len(module._forward_hooks) for module in patcher.model.modules()) == 0
+
+
 def test_quantised_bases_are_told_apart(tiny_model: Callable[..., Any]) -> None:
     assert {fmt: is_quantized(tiny_model(fmt)) for fmt in FORMATS} == {
         "fp32": False,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -106,6 +108,28 @@ def test_a_compiler_that_fails_costs_a_sentence(monkeypatch: pytest.MonkeyPatch,
         plain, arguments = getattr(Elementwise(), name), inputs(name, 200)
         assert torch.equal(getattr(functions, name)(*arguments), plain(*arguments))
     assert failures == ["RuntimeError: no compiler"]
+
+
+def test_what_fails_in_another_thread_is_told_in_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the backward pass on a GPU, where the run's log is another thread's."""
+
+    def compile_(function: Any, **_options: Any) -> Any:
+        def run(*arguments: Any) -> Tensor:
+            if arguments[0].shape[1] > 100:
+                raise RuntimeError("no compiler")
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    told: list[tuple[str, int]] = []
+    functions = compiled(lambda reason: told.append((reason, threading.get_ident())), **WHERE)
+    with ThreadPoolExecutor(1) as other:
+        out = other.submit(functions.modulated, *inputs("modulated", 200)).result()
+    assert torch.equal(out, elementwise.modulated(*inputs("modulated", 200))) and not told
+    for _ in range(2):
+        functions.modulated(*inputs("modulated", 9))
+    assert told == [("RuntimeError: no compiler", threading.get_ident())]
 
 
 def test_out_of_memory_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,9 @@ def random_journal(seed: int) -> Events:
         elif kind == "checkpoint":
             events.append({"event": kind, "step": done, "name": f"step_{done:06}"})
         elif kind == "validation":
-            events.append({"event": kind, "step": done, "loss": round(rng.random(), 6), "train_loss": 0.1})
+            best = rng.random() < 0.3
+            loss = round(rng.random(), 6)
+            events.append({"event": kind, "step": done, "loss": loss, "train_loss": 0.1, "best": best})
         elif kind == "preview":
             events.append({"event": kind, "step": done, "prompt": rng.randint(0, 2), "time": round(rng.random(), 6)})
         elif kind == "note":
@@ -97,8 +99,8 @@ def test_random_journals_say_the_same_here_and_there_however_they_are_cut(web: s
         assert [(v["step"], v["loss"]) for v in state["validations"]] == of("validation", "step", "loss")
         shown = {(p["step"], p["prompt"], p["time"]) for p in state["previews"]}
         assert shown == set(of("preview", "step", "prompt", "time"))
-        lowest = min((v["loss"] for v in state["validations"]), default=None)
-        assert (state["best"] or {"loss": None})["loss"] == lowest
+        best = [v["step"] for v in state["validations"] if v["best"]]
+        assert (state["best"] or {"step": None})["step"] == (best[-1] if best else None)
 
 
 def test_what_a_resume_made_void_is_gone_and_what_came_before_stays(web: str) -> None:
@@ -106,8 +108,8 @@ def test_what_a_resume_made_void_is_gone_and_what_came_before_stays(web: str) ->
     events += [
         {"event": "checkpoint", "step": 4, "name": "step_000004"},
         {"event": "checkpoint", "step": 8, "name": "step_000008"},
-        {"event": "validation", "step": 4, "loss": 0.4},
-        {"event": "validation", "step": 8, "loss": 0.1},
+        {"event": "validation", "step": 4, "loss": 0.4, "best": True},
+        {"event": "validation", "step": 8, "loss": 0.1, "best": True},
         {"event": "preview", "step": 0, "prompt": 0},
         {"event": "preview", "step": 8, "prompt": 0},
         {"event": "note", "step": 8, "text": "kept"},
@@ -202,8 +204,8 @@ def test_the_state_in_words(web: str, events: Events, active: bool, kind: str) -
     assert words["title"]
 
 
-def test_time_left_is_that_of_the_steps_left(web: str) -> None:
-    (state,) = fold(web, [started(100), step(40, seconds_per_step=2.0, peak_bytes=3_000_000_000)])
+def test_time_left_is_what_the_run_says_with_all_that_is_done_beside_steps(web: str) -> None:
+    (state,) = fold(web, [started(100), step(40, seconds_per_step=2.0, seconds_left=120.0, peak_bytes=3_000_000_000)])
     assert state["figures"] == {"left": "2 min 00 s", "speed": "2.00 s", "memory": "3.0 GB", "loss": "0.50"}
 
 

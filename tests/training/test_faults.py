@@ -32,7 +32,7 @@ from ideogram4_lora_trainer.trainer_core.errors import (
     TrainingDataMismatch,
     UserError,
 )
-from ideogram4_lora_trainer.trainer_core.model import network, products
+from ideogram4_lora_trainer.trainer_core.model import host, network, products, stack
 from ideogram4_lora_trainer.trainer_core.training import checkpoints, feed, loop, run_log, saves
 from ideogram4_lora_trainer.trainer_core.training import run as run_module
 from ideogram4_lora_trainer.trainer_core.training import runs as runs_module
@@ -228,28 +228,50 @@ def test_out_of_memory_in_every_mode(disturbed: Callable[..., None], stage: str)
     disturbed(broken, DoesNotFit, settings=dataclasses.replace(SETTINGS, memory_mode="offloaded"))
 
 
-def test_stepping_down_gives_back_what_the_first_attempt_held(train: Callable[..., Any]) -> None:
-    """Reference counts alone must do it: memory is short exactly when nobody has collected garbage."""
-    attempts: list[list[weakref.ref[Any]]] = []
-    alive_at_next: list[int] = []
-    original = loop.inject_adapters
+@pytest.mark.parametrize("stage", ["clipping", "forward", "inside a layer's backward"])
+@pytest.mark.parametrize("mode", ["auto", "offloaded"])
+def test_stepping_down_gives_back_what_the_first_attempt_held(
+    train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, mode: str, stage: str
+) -> None:
+    """Reference counts alone must do it: memory is short exactly when nobody has collected garbage. And before anything
+    else is done, since ComfyUI loads as much of the model as there is room for.
+    """
+    held: list[weakref.ref[Any]] = []
+    alive: dict[str, list[int]] = {"empty_cache": [], "load_on_device": []}
+    inject, brought = loop.inject_adapters, stack.BlockWeights.brought
 
-    def remember(*args: Any, **options: Any) -> Any:
-        alive_at_next.append(sum(ref() is not None for held in attempts for ref in held))
-        adapters = original(*args, **options)
-        attempts.append([weakref.ref(parameter) for parameter in adapters.parameters().values()])
+    def injected(*args: Any, **options: Any) -> Any:
+        adapters = inject(*args, **options)
+        held.extend(weakref.ref(parameter) for parameter in adapters.parameters().values())
         return adapters
 
+    def bringing(self: Any, index: int, then: int) -> Any:
+        held.append(weakref.ref(self))
+        return brought(self, index, then)
+
+    def counted(name: str) -> Callable[..., Any]:
+        original = getattr(host, name)
+
+        def call(*args: Any) -> Any:
+            alive[name].append(sum(ref() is not None for ref in held))
+            return original(*args)
+
+        return call
+
+    monkeypatch.setattr(loop, "inject_adapters", injected)
+    monkeypatch.setattr(stack.BlockWeights, "brought", bringing)
+    monkeypatch.setattr(host, "empty_cache", counted("empty_cache"))
+    monkeypatch.setattr(host, "load_on_device", counted("load_on_device"))
     gc.collect()
     gc.disable()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "inject_adapters", remember)
-            with fault(loop, "clip_gradients", raising(torch.OutOfMemoryError), at_call=2):
-                train()
+        target, name, at_call = STAGES[stage]
+        with fault(target, name, raising(torch.OutOfMemoryError), at_call=at_call):
+            train(settings=dataclasses.replace(SETTINGS, memory_mode=mode, gradient_checkpointing=False))
     finally:
         gc.enable()
-    assert alive_at_next == [0, 0]
+    assert held
+    assert alive == {"empty_cache": [0, alive["empty_cache"][1]], "load_on_device": [0, 0]}
 
 
 def test_main_memory_that_runs_out_while_saving_is_told_and_costs_nothing(

@@ -27,7 +27,7 @@ def test_looking_never_keeps_a_run_from_starting(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.001):
             is_locked(tmp_path)
 
     threads = [threading.Thread(target=look) for _ in range(4)]

@@ -58,10 +58,13 @@ def train(patchers: Callable[[str], Any], tmp_path: Path) -> Callable[..., Any]:
 def weights_elsewhere() -> Iterator[dict[str, Any]]:
     """Let no weight of a block be on the device, so that each is fetched; what was fetched is counted."""
     seen: dict[str, Any] = {"fetched": 0, "most": 0}
-    original = stack.BlockWeights.bring
+    original = stack.BlockWeights.brought
 
-    def bring(self: Any, index: int, then: int) -> None:
-        original(self, index, then)
+    @contextlib.contextmanager
+    def brought(self: Any, index: int, then: int) -> Iterator[None]:
+        with original(self, index, then):
+            assert all(layer.fetched for layer in self._layers[index])
+            yield
         there = sum(any(layer.fetched for layer in layers) for layers in self._layers)
         seen["most"] = max(seen["most"], there)
 
@@ -73,7 +76,7 @@ def weights_elsewhere() -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "is_elsewhere", lambda _module, _device: True)
         patch.setattr(host, "fetch_weight", fetch)
-        patch.setattr(stack.BlockWeights, "bring", bring)
+        patch.setattr(stack.BlockWeights, "brought", brought)
         yield seen
 
 
@@ -140,19 +143,19 @@ def test_cancelled_in_a_block_and_resumed(
     """Comes in the middle of a backward pass; ComfyUI is left as it was, and the run ends as if nothing had been."""
     expected = train(memory_mode=mode, steps=6)
     before, calls = snapshot(patchers("bf16")), 0
-    bring = stack.BlockWeights.bring
+    brought = stack.BlockWeights.brought
 
-    def press(self: Any, index: int, then: int) -> None:
+    def press(self: Any, index: int, then: int) -> Any:
         nonlocal calls
         calls += 1
         if calls == 60 and then < index:
             comfy.model_management.interrupt_current_processing()
         elif calls == 60:
             calls -= 1  # wait for a backward pass
-        bring(self, index, then)
+        return brought(self, index, then)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stack.BlockWeights, "bring", press)
+        patch.setattr(stack.BlockWeights, "brought", press)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             train(memory_mode=mode, steps=6, place=place_under(tmp_path / "cancelled"))
     assert unchanged(before, snapshot(patchers("bf16")))

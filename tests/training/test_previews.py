@@ -95,6 +95,24 @@ def test_each_round_is_in_the_journal_and_on_disk_and_training_does_not_notice(
         assert torch.equal(weights.down, watched.modules[path].down)
 
 
+def test_the_model_is_not_loaded_again_after_the_last_round(
+    runner: Runner, pictures: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing left to train with it, and no room for it would end a run that is done."""
+    steps: list[int] = []
+    loads: list[int] = []
+    load = host.load_on_device
+
+    def counted(patcher: Any, memory_bytes: int) -> None:
+        loads.append(len(steps))
+        load(patcher, memory_bytes)
+
+    monkeypatch.setattr(host, "load_on_device", counted)
+    runner.train(previews=pictures(), on_step=lambda report: steps.append(report.step))
+    assert {e["step"] for e in runner.journal("preview")} == {0, 2, 4}
+    assert loads == [0, 0, 2], "to begin with, and after the first two rounds"
+
+
 def test_a_preview_is_what_the_saved_lora_makes(runner: Runner, pictures: Callable[..., Any], tmp_path: Path) -> None:
     settings = pictures()
     trained = runner.train(previews=settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,18 @@ def run(tiny_model: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     patcher = tiny_model("bf16")
     data = training_data(tmp_path / "encodings", patcher)
 
-    def start(asking: dict[int, str], settings: TrainSettings = SETTINGS, **place: Any) -> tuple[Any, list[str], Path]:
+    def start(
+        asking: dict[int, str],
+        settings: TrainSettings = SETTINGS,
+        *,
+        before: Mapping[int, Callable[[Path], None]] = {},
+        **place: Any,
+    ) -> tuple[Any, list[str], Path]:
         notes: list[str] = []
 
         def on_step(report: Any) -> None:
+            if report.step in before:
+                before[report.step](newest())
             if report.step in asking:
                 ask(newest(), asking[report.step])
 
@@ -99,3 +107,59 @@ def test_what_was_asked_for_before_a_run_begins_is_forgotten(run: Callable[..., 
 def test_stop_in_the_middle_of_accumulation_waits_for_the_step(run: Callable[..., Any]) -> None:
     kept, _, _ = run({2: "stop"}, dataclasses.replace(SETTINGS, gradient_accumulation=3))
     assert len(kept.losses) == 3
+
+
+def test_what_became_of_a_request_is_in_the_journal(run: Callable[..., Any]) -> None:
+    _, notes, folder = run({2: "save", 4: "preview"})
+    answers = [
+        (event["step"], event["request"], event["done"])
+        for event in read_journal(folder)
+        if event["event"] == "answered"
+    ]
+    assert answers == [(3, "save", True), (5, "preview", False)]
+    assert any("connect Ideogram 4 Previews" in note for note in notes)
+
+
+def test_a_request_made_while_the_run_is_loaded_counts(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.training import loop
+
+    _, _, folder = run({3: "stop"})
+    check = loop.self_check
+
+    def checked(*arguments: Any) -> Any:
+        ask(folder, "stop")
+        return check(*arguments)
+
+    monkeypatch.setattr(loop, "self_check", checked)
+    kept, _, _ = run({}, resume=folder.name)
+    assert len(kept.losses) == 5, "the step that it was at"
+
+
+def test_a_loss_picture_that_cannot_be_drawn_ends_nothing(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ideogram4_lora_trainer.trainer_core.training import loss_files
+
+    def fail(*_: Any) -> Any:
+        raise TypeError("an older Pillow")
+
+    monkeypatch.setattr(loss_files, "draw_loss", fail)
+    trained, _, folder = run({2: "save"})
+    assert len(trained.losses) == SETTINGS.steps
+    assert read_journal(folder)[-1]["event"] == "finished"
+
+
+def test_a_folder_that_was_deleted_is_written_anew_with_all_that_was_done(run: Callable[..., Any]) -> None:
+    import shutil
+
+    def emptied(folder: Path) -> None:
+        shutil.rmtree(folder)
+        (folder / "previews").mkdir(parents=True)  # as somebody might who looks at it
+
+    plain, _, _ = run({})
+    trained, notes, folder = run({3: "save"}, before={2: emptied})
+    assert any("is written anew" in note for note in notes)
+    assert [event["step"] for event in read_journal(folder) if event["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert trained.losses == plain.losses

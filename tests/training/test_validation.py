@@ -129,8 +129,8 @@ def test_the_best_checkpoint_stays_and_its_lora_is_saved(runner: Runner, monkeyp
     scripted = iter([1.0, 0.5, 0.7, 0.8])  # steps 0, 4, 8, 12: overfitting as in a textbook
     measure = validation_module.Validation.measure
 
-    def measured(self: Any, network: Any) -> ValidationReport:
-        return dataclasses.replace(measure(self, network), loss=next(scripted))
+    def measured(self: Any, *arguments: Any) -> ValidationReport:
+        return dataclasses.replace(measure(self, *arguments), loss=next(scripted))
 
     monkeypatch.setattr(validation_module.Validation, "measure", measured)
     runner.train(dataclasses.replace(SETTINGS, checkpoint_every=2, keep_checkpoints=1))
@@ -150,7 +150,7 @@ def test_no_better_than_the_base_model_is_said(runner: Runner, monkeypatch: pyte
     monkeypatch.setattr(
         validation_module.Validation,
         "measure",
-        lambda self, network: dataclasses.replace(measure(self, network), loss=next(scripted)),
+        lambda *arguments: dataclasses.replace(measure(*arguments), loss=next(scripted)),
     )
     runner.train()
     assert "no measurement was better than the base model's" in runner.notes[-1]
@@ -164,3 +164,81 @@ def test_other_images_held_out_count_as_a_change_of_the_run(runner: Runner) -> N
     with pytest.raises(RunChanged, match="validation_images: 2 before, 3 now"):
         runner.train(more, place={"resume": runner.run.name})
     runner.train(dataclasses.replace(SETTINGS, steps=14, validation_every=7), place={"resume": runner.run.name})
+
+
+def scripted_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
+    remaining = iter(losses)
+    measure = validation_module.Validation.measure
+    monkeypatch.setattr(
+        validation_module.Validation,
+        "measure",
+        lambda *arguments: dataclasses.replace(measure(*arguments), loss=next(remaining)),
+    )
+
+
+def test_a_measurement_that_is_not_finite_is_told_and_ends_nothing(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = validation_module.Validation.measure
+    nan = float("nan")
+    monkeypatch.setattr(
+        validation_module.Validation,
+        "measure",
+        lambda *arguments: dataclasses.replace(measure(*arguments), loss=nan, losses=(nan, 1.0, float("inf"))),
+    )
+    trained = runner.train()
+    assert len(trained.losses) == SETTINGS.steps
+    assert [(event["loss"], event["losses"]) for event in runner.measurements()] == [(None, [None, 1.0, None])] * 4
+
+
+def test_a_measurement_that_was_cancelled_is_made_on_resuming(
+    runner: Runner, patcher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Runner(patcher, tmp_path / "whole")
+    whole.train()
+
+    class Cancelled(BaseException):
+        pass
+
+    def cancelled(self: Any, *arguments: Any) -> ValidationReport:
+        if len(runner.measurements()) == 1:
+            raise Cancelled
+        return measure(self, *arguments)
+
+    measure = validation_module.Validation.measure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation_module.Validation, "measure", cancelled)
+        with pytest.raises(Cancelled):
+            runner.train()
+    runner.train(place={"resume": runner.run.name})
+    assert runner.measurements() == whole.measurements()
+
+
+def test_measurements_are_compared_only_where_they_can_be(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_losses(monkeypatch, 0.9, 0.1, 0.5, 0.6, 0.7)  # steps 0, 4; changed: 8; then 12, 16
+    runner.train(dataclasses.replace(SETTINGS, steps=4))
+    other = dataclasses.replace(SETTINGS, steps=8, learning_rate=1e-3)
+    runner.train(other, place={"resume": runner.run.name, "continue_anyway": True})
+    assert Best.of_journal(runner.run, 8).step == 8, "what was measured before the change does not count"
+    runner.train(dataclasses.replace(other, steps=16), place={"resume": runner.run.name})
+    assert [event["best"] for event in runner.measurements()] == [True, True, True, False, False]
+    assert "step_000008" in [path.name for path in list_checkpoints(runner.run)]
+
+
+def test_shares_of_several_processes_add_up_to_the_whole(patcher: Any, tmp_path: Path) -> None:
+    from ideogram4_lora_trainer.trainer_core.model.network import open_network
+
+    data = training_data(tmp_path, patcher, count=7)
+    settings = dataclasses.replace(SETTINGS, validation_images=3)
+    statistics = data.statistics("ideogram")
+    with torch.inference_mode(), open_network(patcher) as network:
+        whole = validation_module.Validation(data, settings, statistics).measure(network)
+        shares: list[torch.Tensor] = []
+        for rank in range(2):
+            part = validation_module.Validation(data, settings, statistics, rank=rank, world=2)
+            part.measure(network, lambda sums: shares.append(sums.clone()))
+        together = validation_module.Validation(data, settings, statistics, rank=0, world=2).measure(
+            network, lambda sums: sums.copy_(shares[0] + shares[1])
+        )
+    assert together.loss == pytest.approx(whole.loss, rel=1e-9)
+    assert together.train_loss == pytest.approx(whole.train_loss, rel=1e-9)

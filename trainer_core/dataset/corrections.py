@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetUnreadable, SaveFailed, SettingsError
-from ..storage import open_regular, place_new_file
+from ..storage import open_regular, replace_file
 from .captions import checked_caption
 from .dataset import Dataset, Item
 from .listing import CORRECTIONS_SUFFIX
@@ -96,7 +96,7 @@ def write_corrections(dataset: Path, corrections: Mapping[str, Correction]) -> N
         )
     try:
         if entries:
-            os.replace(place_new_file(path.parent, f".{path.name}", ".partial", [data]), path)
+            replace_file(path, [data])
         else:
             path.unlink(missing_ok=True)
     except OSError as error:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import comfy.sd
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..lora_files import LoraWeights, comfy_state_dict, match_modules
 from .host import ComfyModule
@@ -67,19 +65,23 @@ def _is_quantized(linear: ComfyModule) -> bool:
 
 
 def _forward_hooks(modules: Mapping[str, LoraWeights], strength: float) -> PatcherInjection:
-    # Clones share this injection, and each may be ejected or collected on its own: every patcher has its own hooks.
-    hooked: WeakKeyDictionary[Any, list[RemovableHandle]] = WeakKeyDictionary()
+    # Clones share this injection, and each may be ejected or collected on its own: every patcher has its own hooks. No
+    # weak references, of which torch's handles are made as well: a patcher ejects itself as the last thing it does, and
+    # where it is part of a cycle, they have been cleared by then.
+    hooked: dict[int, list[tuple[nn.Module, int]]] = {}
 
     def inject(patcher: Any) -> None:
         eject(patcher)
         layers = dict(patcher.model.diffusion_model.named_modules())
         device, dtype = patcher.load_device, patcher.model.get_dtype_inference()
         hooks = {path: _adding(weights, strength, device, dtype) for path, weights in modules.items()}
-        hooked[patcher] = [layers[path].register_forward_hook(hook) for path, hook in hooks.items()]
+        hooked[id(patcher)] = [
+            (layers[path], layers[path].register_forward_hook(hook).id) for path, hook in hooks.items()
+        ]
 
     def eject(patcher: Any) -> None:
-        for handle in hooked.pop(patcher, ()):
-            handle.remove()
+        for layer, hook in hooked.pop(id(patcher), ()):
+            layer._forward_hooks.pop(hook, None)
 
     return PatcherInjection(inject=inject, eject=eject)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -58,27 +59,34 @@ def compiled(
     """The functions through `torch.compile`, tried forwards and backwards on a few tokens of D = `width`.
 
     Where that fails, `on_failure` is told why and the plain ones are returned; where it fails later, the plain ones
-    are used from then on.
+    are used from then on. It is called once, in the thread that called this: what fails in autograd's own, which a
+    backward pass has on a GPU, is told when the function is next used.
     """
-    told: list[str] = []
+    failures: list[str] = []
+    thread, told = threading.get_ident(), False
 
     def fail(error: Exception) -> None:
         # What ComfyUI and the run handle is no failure of the compiler.
         if host.is_interrupt(error) or host.is_out_of_memory(error):
             raise error
-        if not told:
-            told.append(f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}")
-            on_failure(told[0])
+        failures.append(f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}")
+
+    def tell() -> None:
+        nonlocal told
+        if failures and not told and threading.get_ident() == thread:
+            told = True
+            on_failure(failures[0])
 
     try:
-        functions = Elementwise(*(_Compiled(f, fail) for f in (modulated, gated_sum, normed_and_rotated)))
+        functions = Elementwise(*(_Compiled(f, fail, tell) for f in (modulated, gated_sum, normed_and_rotated)))
         for tokens in (8, 12):
             _try(functions, tokens, width, head_width, device, dtype)
     except Exception as error:
         # Boundary with a compiler that may be missing or broken.
         log.warning("torch.compile failed.", exc_info=True)
         fail(error)
-    return Elementwise() if told else functions
+    tell()
+    return Elementwise() if failures else functions
 
 
 def _try(do: Elementwise, tokens: int, width: int, head_width: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -98,8 +106,8 @@ def _try(do: Elementwise, tokens: int, width: int, head_width: int, device: torc
 
 
 class _Compiled:
-    def __init__(self, plain: Function, fail: Callable[[Exception], None]) -> None:
-        self._plain, self._fail = plain, fail
+    def __init__(self, plain: Function, fail: Callable[[Exception], None], tell: Callable[[], None]) -> None:
+        self._plain, self._fail, self._tell = plain, fail, tell
         # Captions differ in length: one kernel for all.
         self._function: Function | None = torch.compile(plain, dynamic=True)
 
@@ -112,6 +120,7 @@ class _Compiled:
                 log.warning("torch.compile failed.", exc_info=True)
                 self._fail(error)
                 self._function = None
+        self._tell()
         return self._plain(*arguments)
 
 

@@ -37,6 +37,7 @@ class FrozenLinear(nn.Module):
         self._base = (base,)
         self.fetched: host.FetchedWeight | None = None
         """The weight on the device, where it was brought there ahead of its use."""
+        self._smoothing: Tensor | None = None
         self.quantized_product: Product | None = None
         self.quantized_input_gradient: Product | None = None
         """Used in place of the exact products where they are set; see `quantized.py`."""
@@ -71,7 +72,12 @@ class FrozenLinear(nn.Module):
     def smoothed(self, x: Tensor) -> Tensor:
         """The input as the stored weight expects it: some quantised files divide a per-channel scale out of it."""
         scale = getattr(self.base, "pre_quant_scale", None)
-        return x if scale is None else x * scale.to(device=x.device, dtype=x.dtype)
+        if scale is None:
+            return x
+        # Copied once: the module's own may be in main memory, and fetching it waits for the device.
+        if self._smoothing is None or (self._smoothing.device, self._smoothing.dtype) != (x.device, x.dtype):
+            self._smoothing = scale.detach().to(device=x.device, dtype=x.dtype)
+        return x * self._smoothing
 
 
 class _FrozenLinearFunction(torch.autograd.Function):

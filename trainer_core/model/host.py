@@ -1,15 +1,14 @@
 """The few places where the trainer reaches into ComfyUI's runtime.
 
 Upstream rewrites these internals often, so they are touched here and nowhere else: casting a weight for use,
-the training flag, loading and freeing, streams, the interrupt and out-of-memory signals. (Products of quantised
-tensors are in `quantized.py`.)
+the training flag, loading and freeing, the interrupt and out-of-memory signals. (Products of quantised tensors are in
+`quantized.py`.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
@@ -24,6 +23,10 @@ ComfyModule: TypeAlias = Any
 """A module of ComfyUI's, whose attributes no type checker can see."""
 Stream: TypeAlias = Any
 """A stream of the device in the form that ComfyUI takes, or None: then copies run in line with the computation."""
+
+
+_NO_ROOM = ("STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED")
+"""Of cuBLAS, cuDNN and their like, most often while they make the handle of a stream."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,80 +49,18 @@ def is_elsewhere(module: ComfyModule, device: torch.device) -> bool:
 
 def fetch_weight(module: ComfyModule, device: torch.device, stream: Stream) -> FetchedWeight:
     """Begin to copy a module's weight to `device` on a side stream; wait for it with `join`."""
+    non_blocking = comfy.model_management.device_supports_non_blocking(device)
 
     def copied(tensor: Tensor) -> Tensor:
-        non_blocking = comfy.model_management.device_supports_non_blocking(device)
+        if isinstance(tensor, comfy.quant_ops.QuantizedTensor):
+            # Part by part: as a whole, its scales would be copied twice, and Python wait for the first of the two.
+            params = tensor.params
+            parts = {name: copied(getattr(params, name)) for name in params._tensor_fields()}
+            return type(tensor)(copied(tensor._qdata), tensor._layout_cls, dataclasses.replace(params, **parts))
         return comfy.model_management.cast_to(tensor, None, device, non_blocking=non_blocking, copy=True, stream=stream)
 
     bias = None if module.bias is None else copied(module.bias)
     return FetchedWeight(copied(module.weight), bias, module.weight_function, module.bias_function)
-
-
-def copy_stream(device: torch.device, purpose: str) -> Stream:
-    """The stream for one kind of copies beside the computation; always the same, so that they keep their order.
-
-    None off a GPU, and where ComfyUI was started with --disable-async-offload.
-    """
-    if device.type != "cuda" or not comfy.model_management.NUM_STREAMS:
-        return None
-    return _copy_stream(device, purpose)
-
-
-@functools.lru_cache(maxsize=8)
-def _copy_stream(device: torch.device, _purpose: str) -> Stream:
-    stream: Stream = torch.cuda.Stream(device)
-    stream.as_context = torch.cuda.stream
-    return stream
-
-
-def pinned(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Main memory for `count` values that `device` can copy to and from beside its work."""
-    return torch.empty(count, dtype=dtype, pin_memory=device.type == "cuda")
-
-
-class Reading:
-    """Numbers on their way from the device."""
-
-    def __init__(self, tensor: Tensor, arrived: Any) -> None:
-        self._tensor, self._arrived = tensor, arrived
-
-    def numbers(self) -> list[float]:
-        """Wait for them."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._tensor.tolist()
-
-
-def begin_to_read(tensor: Tensor) -> Reading:
-    """Send a small tensor to main memory without waiting for it."""
-    if tensor.device.type != "cuda":
-        return Reading(tensor, None)
-    arrived = torch.cuda.Event()
-    on_its_way = pinned(tensor.numel(), tensor.dtype, tensor.device).copy_(tensor, non_blocking=True)
-    arrived.record(torch.cuda.current_stream(tensor.device))
-    return Reading(on_its_way, arrived)
-
-
-def in_use(tensor: Tensor, stream: Stream) -> None:
-    """Keep the tensor's memory from being given away before the side stream is done with it."""
-    if stream is not None:
-        tensor.record_stream(stream)
-
-
-def on_stream(stream: Stream) -> AbstractContextManager[Any]:
-    """Do what follows on a side stream."""
-    return contextlib.nullcontext() if stream is None else stream.as_context(stream)
-
-
-def join(device: torch.device, stream: Stream) -> None:
-    """Let the computation wait for what the side stream was told to do."""
-    comfy.model_management.sync_stream(device, stream)
-
-
-def await_computation(device: torch.device, stream: Stream) -> None:
-    """Let the side stream wait for the computation, before it reuses memory that this reads."""
-    if stream is not None:
-        stream.wait_stream(comfy.model_management.current_stream(device))
 
 
 @contextmanager
@@ -147,10 +88,12 @@ def training_mode(device: torch.device) -> Iterator[None]:
     """Make gradients possible inside a node and leave every process-wide switch as it was.
 
     Nodes run under `inference_mode`, ComfyUI's fused rotary kernel has no backward, and a matmul in bf16 or TF32
-    collapses Ideogram 4's image positions (they start at 65536), so all four are set here and restored afterwards.
+    collapses Ideogram 4's image positions (they start at 65536), so all four are set here and restored afterwards; and
+    the current device, by which ComfyUI and its kernels find the stream that they belong to.
     """
     was_training = comfy.model_management.in_training
     with (
+        on_device(device),
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device_type=device.type, enabled=False),
@@ -161,6 +104,11 @@ def training_mode(device: torch.device) -> Iterator[None]:
             yield
         finally:
             comfy.model_management.in_training = was_training
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one. ComfyUI orders its copies by the current one's stream, wherever they go."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @contextmanager
@@ -183,7 +131,13 @@ def load_on_device(patcher: Any, memory_bytes: int) -> None:
 
 def unload(patcher: Any) -> None:
     """Move the model of a `ModelPatcher`, and its clones, off the device."""
-    comfy.model_management.unload_model_and_clones(patcher)
+    # On whichever device: left to itself, ComfyUI looks at the current one alone.
+    comfy.model_management.unload_model_and_clones(patcher, all_devices=True)
+
+
+def is_partly_loaded(patcher: Any) -> bool:
+    """Whether ComfyUI keeps a part of the model's weights in main memory by itself; not under dynamic VRAM."""
+    return not patcher.is_dynamic() and patcher.model.model_lowvram
 
 
 @contextmanager
@@ -210,6 +164,16 @@ def put_aside(patcher: Any, modules: Sequence[ComfyModule]) -> Iterator[None]:
                 unload(patcher)
 
 
+def copies_beside_work() -> bool:
+    """Whether ComfyUI lets copies run beside the computation: on some GPUs, but for --disable-async-offload."""
+    return bool(comfy.model_management.NUM_STREAMS)
+
+
+def discard_device_error() -> None:
+    """Take back the error that a failed call has left on a GPU, where the next kernel would raise it again."""
+    comfy.model_management.discard_cuda_async_error()
+
+
 def device_name(device: torch.device) -> str:
     """What the device is called, for the record of a run."""
     return comfy.model_management.get_torch_device_name(device)
@@ -218,26 +182,14 @@ def device_name(device: torch.device) -> str:
 def usable_memory(device: torch.device) -> int:
     """Bytes of the device that a run can have: what is free, and what ComfyUI's own models would give up for it."""
     management = comfy.model_management
-    held = sum(m.model_loaded_memory() for m in management.current_loaded_models if m.device == device)
+    loaded = [m for m in management.current_loaded_models if m.device == device and m.model is not None]
+    held = sum(m.model_loaded_memory() for m in loaded)
     return int(management.get_free_memory(device) + held - management.extra_reserved_memory())
 
 
 def total_memory(device: torch.device) -> int:
     """Memory of the device, used or not."""
     return comfy.model_management.get_total_memory(device)
-
-
-def watch_memory(device: torch.device) -> int:
-    """Begin to measure the peak of what torch allocates on a GPU, and return what is allocated now. 0 elsewhere."""
-    if device.type != "cuda":
-        return 0
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes that torch had allocated since `watch_memory`; 0 where that is not counted."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def stored_bytes(module: ComfyModule) -> int:
@@ -270,7 +222,10 @@ def is_out_of_main_memory(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return comfy.model_management.is_oom(error)
+    """Whether the device's memory ran out. Libraries that find no room for their own have errors of their own."""
+    if comfy.model_management.is_oom(error):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_ROOM)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Shapes: B batch, L text tokens, D model width, C latent channels (128), H W late
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -29,6 +28,7 @@ from .host import ComfyModule
 from .identity import patches_identity, weights_identity
 from .memory import MemoryMode, MemoryPlan
 from .stack import BlockStack
+from .usage import DeviceUsage
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,10 @@ class Network:
     timestep: Callable[[Tensor], Tensor]
     device: torch.device
     dtype: torch.dtype
-    lent: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    """For the length of this context the model is ComfyUI's, to sample with; it may be anywhere afterwards."""
+    usage: DeviceUsage
+    lent: Callable[[bool], AbstractContextManager[None]]
+    """For the length of this context the model is ComfyUI's, to sample with; it may be anywhere afterwards, and is only
+    loaded again when called with True."""
 
     def velocity(self, noised: Tensor, sigma: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
         """Predict `noise - data`: noised (B, C, H, W), sigma (B,), text (B, L, D) already projected.
@@ -98,33 +100,38 @@ def open_network(patcher: Any, plan: MemoryPlan | None = None) -> Iterator[Netwo
     """
     diffusion_model = check_model(patcher)
     device, dtype = patcher.load_device, compute_dtype(patcher)
-    unused = [diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj]
 
-    def take() -> None:
-        # Loaded as any other node would load it, so that ComfyUI meets its own kind of tensors when it unloads it.
-        if plan and plan.mode is MemoryMode.STREAMED:
+    def load(own_bytes: int = 0) -> None:
+        # What is in main memory goes there anew: ComfyUI pins it on the way alone, and any clone that dies unpins it.
+        if host.is_partly_loaded(patcher) or (plan and plan.mode is MemoryMode.STREAMED and not patcher.is_dynamic()):
             host.unload(patcher)
-        host.load_on_device(patcher, plan.leave_bytes(host.total_memory(device)) if plan else 0)
-        taken.enter_context(host.put_aside(patcher, unused))
-        taken.enter_context(host.training_mode(device))
+        # Loaded as any other node would load it, so that ComfyUI meets its own kind of tensors when it unloads it.
+        leave_bytes = max(0, plan.leave_bytes(host.total_memory(device)) - own_bytes) if plan else 0
+        host.load_on_device(patcher, leave_bytes)
+        taken.enter_context(host.put_aside(patcher, [diffusion_model.llm_cond_norm, diffusion_model.llm_cond_proj]))
 
     @contextmanager
-    def lent() -> Iterator[None]:
+    def lent(again: bool) -> Iterator[None]:
         for part in module.modules():
             if isinstance(part, BlockStack):
                 part.weights.release()
-        taken.close()
-        yield
-        take()  # not after an exception, which ends the run
+        with usage.aside() as own_bytes:
+            taken.close()
+            yield  # an exception ends the run
+            if again:
+                load(own_bytes)
+            taken.enter_context(host.training_mode(device))
 
     with ExitStack() as taken:
-        take()
+        load()
+        taken.enter_context(host.training_mode(device))
         _check_formats(diffusion_model, device, dtype)
         module = frozen_copy(diffusion_model, device, dtype)
         module.llm_cond_norm = nn.Identity()
         module.llm_cond_proj = nn.Identity()
         module.layers = nn.ModuleList(TrainedBlock(block) for block in module.layers)
-        yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype, lent)
+        usage = DeviceUsage(device)
+        yield Network(module, patcher.get_model_object("model_sampling").timestep, device, dtype, usage, lent)
 
 
 def _check_formats(diffusion_model: ComfyModule, device: torch.device, dtype: torch.dtype) -> None:
@@ -249,11 +256,11 @@ def project_texts(patcher: Any, texts: Sequence[Tensor]) -> list[Tensor]:
     norm, projection = text_layers(patcher)
     device, dtype = patcher.load_device, compute_dtype(patcher)
     normed = []
-    with host.cast_weights(norm, device, dtype) as (weight, _):
+    with host.on_device(device), host.cast_weights(norm, device, dtype) as (weight, _):
         for features in texts:
             features = features.to(device=device, dtype=dtype)  # noqa: PLW2901 (the same on another device)
             normed.append(F.rms_norm(features, norm.normalized_shape, weight, norm.eps).cpu())
-    with host.cast_weights(projection, device, dtype) as (weight, bias):
+    with host.on_device(device), host.cast_weights(projection, device, dtype) as (weight, bias):
         return [F.linear(features.to(device), weight, bias).cpu() for features in normed]
 
 

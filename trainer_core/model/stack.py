@@ -7,14 +7,15 @@ backwards, and what the next block needs can be fetched while the present one is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import host
+from . import copies, host
 from .frozen import FrozenLinear
 
 Block = Callable[[Tensor], Tensor]
@@ -50,8 +51,8 @@ class BlockStack(nn.Module):
         if torch.is_grad_enabled():
             return _StackFunction.apply(h, self._anchor, self, blocks)
         for index, block in enumerate(blocks):
-            self.weights.bring(index, then=index + 1)
-            h = block(h)
+            with self.weights.brought(index, then=index + 1):
+                h = block(h)
         return h
 
 
@@ -64,14 +65,14 @@ class _StackFunction(torch.autograd.Function):
         ctx.needs_input = h.requires_grad
         for index, block in enumerate(blocks):
             host.raise_if_interrupted()
-            stack.weights.bring(index, then=index + 1)
-            if index < stack.first_kept:
-                stack.inputs.put(index, h)
-                h = block(h)
-            else:
-                x, out = _with_graph(block, h, needs_input=index > 0 or ctx.needs_input)
-                ctx.kept.append((x, out))
-                h = out.detach()
+            with stack.weights.brought(index, then=index + 1):
+                if index < stack.first_kept:
+                    stack.inputs.put(index, h)
+                    h = block(h)
+                else:
+                    x, out = _with_graph(block, h, needs_input=index > 0 or ctx.needs_input)
+                    ctx.kept.append((x, out))
+                    h = out.detach()
         return h
 
     @staticmethod
@@ -80,16 +81,16 @@ class _StackFunction(torch.autograd.Function):
         stack, blocks = ctx.stack, ctx.blocks
         for index in reversed(range(len(blocks))):
             host.raise_if_interrupted()
-            stack.weights.bring(index, then=index - 1)
-            if index >= stack.first_kept:
-                x, out = ctx.kept.pop()
-            else:
-                h = stack.inputs.take(index, then=index - 1)
-                x, out = _with_graph(blocks[index], h, needs_input=index > 0 or ctx.needs_input)
-                del h
-            torch.autograd.backward(out, grad)
-            grad = x.grad
-            del x, out
+            with stack.weights.brought(index, then=index - 1):
+                if index >= stack.first_kept:
+                    x, out = ctx.kept.pop()
+                else:
+                    h = stack.inputs.take(index, then=index - 1)
+                    x, out = _with_graph(blocks[index], h, needs_input=index > 0 or ctx.needs_input)
+                    del h
+                torch.autograd.backward(out, grad)
+                grad = x.grad
+                del x, out
         return grad, None, None, None
 
 
@@ -123,36 +124,49 @@ class HostInputs:
         self._buffers: dict[int, Tensor] = {}
         """Flat, and kept from step to step: pinned memory is slow to get."""
         self._held: dict[int, Tensor] = {}
+        self._leaving: tuple[Tensor, host.Stream] | None = None
+        """The last one that was put, while it may still be read."""
         self._coming: dict[int, tuple[Tensor, host.Stream]] = {}
 
     def put(self, index: int, h: Tensor) -> None:
+        self._let_go()
         buffer = self._buffers.get(index)
         if buffer is None or buffer.numel() < h.numel():
-            buffer = self._buffers[index] = host.pinned(h.numel(), h.dtype, self._device)
+            buffer = self._buffers[index] = copies.pinned(h.numel(), h.dtype, self._device)
         buffer = self._held[index] = buffer[: h.numel()].view(h.shape)
-        stream = host.copy_stream(self._device, "inputs")
-        host.await_computation(self._device, stream)
-        with host.on_stream(stream):
+        stream = copies.copy_stream(self._device, "inputs")
+        copies.await_computation(self._device, stream)
+        with copies.on_stream(stream):
             buffer.copy_(h, non_blocking=True)
-        host.in_use(h, stream)
+        self._leaving = h, stream
 
     def take(self, index: int, then: int) -> Tensor:
         """The input of a block, back on the device; `then` is the one that is asked for next."""
+        self._let_go()
         self._fetch(index)
         h, stream = self._coming.pop(index)
-        host.join(self._device, stream)
+        copies.join(self._device, stream)
         if then >= 0:
             self._fetch(then)
         return h
 
+    def _let_go(self) -> None:
+        # Its memory is the computation's and may be given out again at once, so the computation waits for the copy. By
+        # then a block's work lies between. To leave it to the allocator (`record_stream`) would keep each input until
+        # Python finds it copied, and Python is far ahead.
+        if self._leaving is not None:
+            _, stream = self._leaving
+            copies.join(self._device, stream)
+            self._leaving = None
+
     def _fetch(self, index: int) -> None:
         if index in self._coming:
             return
-        stream = host.copy_stream(self._device, "inputs")
+        stream = copies.copy_stream(self._device, "inputs")
         # Room for the copy is taken from the computation's own memory, so what was there before must be done with.
         h = torch.empty_like(self._held[index], device=self._device)
-        host.await_computation(self._device, stream)
-        with host.on_stream(stream):
+        copies.await_computation(self._device, stream)
+        with copies.on_stream(stream):
             h.copy_(self._held[index], non_blocking=True)
         self._coming[index] = h, stream
 
@@ -168,12 +182,18 @@ class BlockWeights:
         self._layers = [[m for m in block.modules() if isinstance(m, FrozenLinear)] for block in blocks]
         self._there: dict[int, host.Stream] = {}
 
-    def bring(self, index: int, then: int) -> None:
-        """Have block `index` ready, begin with block `then`, and drop all others."""
-        for old in [other for other in self._there if other not in (index, then)]:
+    @contextmanager
+    def brought(self, index: int, then: int) -> Iterator[None]:
+        """Have block `index` ready and drop all others; begin with block `then` when the work inside is handed over.
+
+        Not sooner, because to begin may take as long as the copies: where main memory is not pinned, Python waits for
+        them. The memory that they are made in is free before the work inside, so they need not wait for that.
+        """
+        for old in [other for other in self._there if other != index]:
             self._release(old)
         self._fetch(index)
-        host.join(self._device, self._there[index])
+        copies.join(self._device, self._there[index])
+        yield
         if 0 <= then < len(self._layers):
             self._fetch(then)
 
@@ -183,7 +203,7 @@ class BlockWeights:
             self._release(index)
 
     def _release(self, index: int) -> None:
-        host.await_computation(self._device, self._there.pop(index))
+        copies.await_computation(self._device, self._there.pop(index))
         for layer in self._layers[index]:
             layer.fetched = None
 
@@ -191,7 +211,7 @@ class BlockWeights:
         if index in self._there:
             return
         away = [layer for layer in self._layers[index] if host.is_elsewhere(layer.base, self._device)]
-        stream = host.copy_stream(self._device, "weights") if away else None
+        stream = copies.copy_stream(self._device, "weights") if away else None
         for layer in away:
             layer.fetched = host.fetch_weight(layer.base, self._device, stream)
         self._there[index] = stream

@@ -109,7 +109,8 @@ class _Frame:
         shown += [v.loss for v in curves.validations] + _numbers(v.train_loss for v in curves.validations)
         low, high = (min(shown), max(shown)) if shown else (0.0, 1.0)
         # A loss that does not change is a line in the middle.
-        margin = (high - low) * 0.06 or abs(high) * 0.5 or 1.0
+        changes = high - low > 1e-6 * abs(high)
+        margin = (high - low) * 0.06 if changes else abs(high) * 0.5 or 1.0
         return cls(0.0, float(last), max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
 
     def moved(self, x: float, y: float) -> _Frame:
@@ -153,7 +154,8 @@ def _digits(values: Sequence[float]) -> int:
     """Decimals that tell ticks apart."""
     if len(values) < 2:
         return 4
-    return max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9))
+    apart = max(values[1] - values[0], 1e-12)
+    return max(0, -math.floor(math.log10(apart) + 1e-9))
 
 
 # ---- curves and marks ----------------------------------------------------------------------------------------

@@ -45,10 +45,16 @@ def variants(loras: Mapping[str, Mapping[str, LoraWeights]], strengths: Sequence
 def loras_of_run(run_folder: Path) -> dict[str, Mapping[str, LoraWeights]]:
     """The LoRA of each checkpoint of a run that is still there, as its file would hold it, by step.
 
-    Raises `LoraUnreadable` where there is none.
+    Raises `LoraUnreadable` where there is none, and `SettingsError` for too many.
     """
     found: dict[str, Mapping[str, LoraWeights]] = {}
-    for folder in reversed(list_checkpoints(run_folder)):
+    folders = list_checkpoints(run_folder)[::-1]
+    if len(folders) > MAX_PICTURES:  # each is read whole
+        raise SettingsError(
+            f"{run_folder.name} has {len(folders)} checkpoints, more than the {MAX_PICTURES} pictures of a comparison. "
+            "Delete some of them, or compare a single LoRA."
+        )
+    for folder in folders:
         step = int(folder.name.split("_")[1])
         if step:
             modules = read_lora(folder / ADAPTER).modules

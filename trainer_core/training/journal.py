@@ -1,15 +1,18 @@
 """The journal of a run: one JSON object a line, from which everything that was shown can be rebuilt.
 
     {"event": "started",    "time": ..., "step": 0, "steps": 1000, "facts": {...}, "origin": {"node", "workflow"}}
-    {"event": "resumed",    "time": ..., "step": 120, "steps": 1000, "facts": {...}, "origin": ..., "changes": [...]}
+    {"event": "resumed",    "time": ..., "step": 120, "steps": 1000, "facts": {...}, "origin": ..., "changes": [...],
+                            "comparable": true}
     {"event": "previews",   "time": ..., "step": 0, "prompts": [...], "width": ..., "height": ..., "preset": ...,
                             "seed": ..., "guided": true, "every": 250}
     {"event": "step",       "time": ..., "step": 121, "loss": 0.43, "smoothed_loss": ..., "learning_rate": ...,
-                            "grad_norm": ..., "skipped": false, "seconds_per_step": ..., "peak_bytes": ...}
+                            "grad_norm": ..., "skipped": false, "seconds_per_step": ..., "seconds_left": ...,
+                            "peak_bytes": ...}
     {"event": "checkpoint", "time": ..., "step": 200, "name": "step_000200"}
     {"event": "validation", "time": ..., "step": 200, "loss": ..., "train_loss": ..., "sigmas": [...],
                             "losses": [...], "images": 4, "best": true}
     {"event": "preview",    "time": ..., "step": 200, "prompt": 0, "seconds": 14.2}
+    {"event": "answered",   "time": ..., "step": 200, "request": "save", "done": true}
     {"event": "note",       "time": ..., "step": 200, "text": ...}
     {"event": "stopped",    "time": ..., "step": 200, "reason": ..., "message": ..., "lora": ...}
     {"event": "finished",   "time": ..., "step": 1000}
@@ -17,6 +20,7 @@
 `time` is in seconds since 1970; a number that was not finite is null. Steps count from 1: `step` is the number of
 steps done. After `resumed`, steps, checkpoints, measurements and previews of later steps from before are void: those
 steps were lost and are done again. A line of a step (and prompt) that is there already takes its place. The reason of
+A validation is comparable with those before, unless a resume that says otherwise lies between. The reason of
 `stopped` is `cancelled`, `kept` (the user asked to stop and keep), `failed` or the code of an error.
 Covered: a last line torn by a crash, lines that are not JSON, a disk that is full or read-only (the run goes on
 without its journal). Lines reach the system one by one, and the disk before the next checkpoint does.
@@ -114,7 +118,10 @@ def _ends_without_newline(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+def _finite(value: Any) -> Any:
+    """The same without numbers that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,7 +17,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "run.lock"
-_TRIES, _PAUSE_S = 5, 0.05
+_TRIES, _PAUSE_S = 40, 0.05
 """`is_locked` holds the lock for a moment while it looks; a run that starts in that moment tries again."""
 
 

@@ -83,6 +83,7 @@ def train(
     log = RunLog(Listeners(on_note, on_event)) if team.leads else RunLog()
     shown = Previews(previews if team.leads else None, patcher, log)
     with contextlib.closing(_open_run(patcher, data, place, facts, team, log)) as run:
+        network: Network | None = None
         while True:
             try:
                 with open_network(patcher, plan) as network:
@@ -96,6 +97,7 @@ def train(
                     raise
                 reason = str(error).split("\n")[0]
             finally:
+                network = None  # or this name would keep all of its tensors until the next attempt has loaded the model
                 host.empty_cache()
             # Here and not in the handler, because the exception keeps every tensor of its frames alive.
             smaller = plan.smaller()
@@ -146,7 +148,6 @@ def _train(
     on_step: Callable[[StepReport], None],
 ) -> TrainedLora:
     # ---- adapters, optimiser -----------------------------------------------------------------------------------
-    before_bytes = host.watch_memory(network.device)
     adapters = inject_adapters(
         network.module,
         rank=settings.rank,
@@ -177,7 +178,7 @@ def _train(
     run.log.planned(plan)
     on_plan(plan)
     previews.announce()
-    validation = Validation(data, settings, statistics, leads=team.leads)
+    validation = Validation(data, settings, statistics, rank=team.rank, world=team.world)
     first_step, clock = len(history.entries), Clock()
     outcomes = Outcomes(network.device)
 
@@ -191,7 +192,7 @@ def _train(
                 smoothed_loss=history.smoothed,
                 clock=clock,
                 first_step=first_step,
-                peak_bytes=max(0, host.peak_memory(network.device) - before_bytes),
+                peak_bytes=network.usage.peak(),
             )
             run.log.step_done(report)
             yield report
@@ -201,21 +202,27 @@ def _train(
             pass
         return capture(adapters, optimizer, history, seconds_before + clock.seconds())
 
-    def look(step: int, *, measure: bool, show: bool) -> None:
+    def look(step: int, *, measure: bool, show: bool, last: bool) -> bool:
+        """Measure and make pictures after `step` steps. Returns whether all pictures were made."""
         with clock.beside():
             if measure:
-                run.validated(validation.measure(network), state)
-            if show:
-                previews.make(network, run.folder, step, lambda: trained_weights(adapters) if step else {})
+                run.validated(validation.measure(network, lambda sums: team.add_up(sums, [])), state)
+            if not show:
+                return False
+            learnt, leave = lambda: trained_weights(adapters) if step else {}, run.checkpoint_bytes
+            return previews.make(network, run.folder, step, learnt, last=last, leave_bytes=leave)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     between_steps = True
     own = {"rank": team.rank, "world": team.world, "first_step": first_step}
     stop = False
     try:
-        if first_step == 0:
-            look(0, measure=validation.due(0), show=previews.due(0))
-            clock.start()
+        # What an interruption has kept from the step that is gone on from, and of a new run that of the base model.
+        last = first_step == settings.steps
+        measure = validation.due(first_step, last=last) and not (team.world == 1 and run.has("validation", first_step))
+        show = previews.due(first_step, last=last) and run.has("preview", first_step) < previews.count
+        look(first_step, measure=measure, show=show, last=last)
+        clock.start()
         with contextlib.closing(BatchFeed(data, settings, statistics, network.device, **own)) as feed:
             for step in range(first_step, settings.steps):
                 loss = torch.zeros((), dtype=torch.float64, device=network.device)
@@ -240,20 +247,20 @@ def _train(
                 stop = "stop" in asked and team.ends_early()
                 last = stop or step + 1 == settings.steps
                 save = last or run.due(step + 1) or "save" in asked
-                measure = validation.due(step + 1, last=last)
-                show = previews.due(step + 1, last=last, asked="preview" in asked)
+                measure = not stop and validation.due(step + 1, last=last)
+                show = previews.due(step + 1, last=last, asked="preview" in asked) and not stop
                 for report in settle(wait=save or measure or show):
                     on_step(report)
                     history.require_stable()
-                if save:
-                    run.save_or_go_on(state, last=last)
-                look(step + 1, measure=measure, show=show)
+                saved = save and run.save_or_go_on(state, last=last)
+                shown = look(step + 1, measure=measure, show=show, last=last)
+                run.answer(asked, save=saved, preview=shown)
                 if stop:
                     break
         host.raise_if_interrupted()
         run.log.note(team.finish(parameters))
         run.finish(state, early=stop)
-        run.log.measured(plan, max(0, host.peak_memory(network.device) - before_bytes))
+        run.log.measured(plan, network.usage.peak())
     except BaseException:
         # Whatever ends the run, cancel included: what is done up to the last whole step is saved before anything else.
         if between_steps:

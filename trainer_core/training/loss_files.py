@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import SaveFailed
 from ..pictures import LossCurves, Validation, draw_loss
-from ..storage import place_new_file
+from ..storage import replace_file
 from .journal import read_journal
 
 LOSS_TABLE, LOSS_PICTURE = "loss.csv", "loss.png"
@@ -25,10 +23,10 @@ def write_loss_files(run_folder: Path) -> None:
     Raises `SaveFailed`; then the file that could not be written is as it was.
     """
     events = read_journal(run_folder)
-    _replace(run_folder / LOSS_TABLE, loss_table(events).encode())
+    replace_file(run_folder / LOSS_TABLE, [loss_table(events).encode("utf-8", "replace")])
     picture = io.BytesIO()
     draw_loss(loss_curves(events), run_folder.name).save(picture, "PNG")
-    _replace(run_folder / LOSS_PICTURE, picture.getvalue())
+    replace_file(run_folder / LOSS_PICTURE, [picture.getvalue()])
 
 
 def loss_table(events: list[dict[str, Any]]) -> str:
@@ -80,12 +78,3 @@ def _number(value: object) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer beyond every float
         return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = place_new_file(path.parent, f".{path.name}", ".partial", [content])
-    try:
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise SaveFailed(f"{path} was not written: {error.strerror or error}.", "Make its folder writable.") from error

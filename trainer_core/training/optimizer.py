@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model import host
+from ..model import copies
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _PART_VALUES = 2**24
@@ -47,7 +47,7 @@ class OffloadedAdamW(torch.optim.AdamW):
                 continue  # no gradient, so nothing was made
             place = home.get(name)
             if place is None:
-                place = host.pinned(parameter.numel(), parameter.dtype, parameter.device).view(parameter.shape)
+                place = copies.pinned(parameter.numel(), parameter.dtype, parameter.device).view(parameter.shape)
             state[name] = place.copy_(state[name], non_blocking=True)
 
 
@@ -71,7 +71,7 @@ def set_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, entries
     state: dict[str, Any] = {}
     for name, tensor in entries.items():
         if name in MOMENTS and isinstance(optimizer, OffloadedAdamW):
-            home = host.pinned(tensor.numel(), tensor.dtype, parameter.device).view(tensor.shape)
+            home = copies.pinned(tensor.numel(), tensor.dtype, parameter.device).view(tensor.shape)
             state[name] = home.copy_(tensor)
         else:
             # A copy, because what was read inside a node's inference mode cannot be updated outside of it.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..model import host
+from ..model import copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Outcomes:
     def __init__(self, device: torch.device) -> None:
         self.lag = 1 if device.type == "cuda" else 0
         """Steps that may be waiting while the next is handed over."""
-        self._waiting: deque[tuple[int, float, host.Reading]] = deque()
+        self._waiting: deque[tuple[int, float, copies.Reading]] = deque()
 
     def add(self, step: int, rate: float, loss: Tensor, grad_norm: Tensor) -> None:
         """Take the two scalars of a step whose update has been handed over."""
-        self._waiting.append((step, rate, host.begin_to_read(torch.stack([loss, grad_norm.double()]))))
+        self._waiting.append((step, rate, copies.begin_to_read(torch.stack([loss, grad_norm.double()]))))
 
     def take(self, *, wait: bool) -> Iterator[Outcome]:
         """The steps that are done, oldest first; with `wait`, all."""

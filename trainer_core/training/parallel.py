@@ -242,6 +242,7 @@ class FollowedRun:
     name = ""
 
     folder = None
+    checkpoint_bytes = 0
 
     def __init__(self, place: RunPlace, facts: RunFacts, log: RunLog) -> None:
         self.place, self.facts, self.log = place, facts, log
@@ -259,9 +260,15 @@ class FollowedRun:
     def asked(self) -> set[str]:
         return set()
 
+    def has(self, event: str, step: int) -> int:
+        return 0
+
+    def save_or_go_on(self, state: object, *, last: bool = False) -> bool:
+        return False
+
     def _nothing(self, *_: object, **__: object) -> None: ...
 
-    save_or_go_on = save_on_the_way_out = validated = finish = close = _nothing
+    save_on_the_way_out = validated = answer = finish = close = _nothing
 
 
 def join_team(device: torch.device) -> Team:

@@ -1,6 +1,7 @@
 """Pictures of the LoRA while it is trained: every so many steps, and when the user asks for them.
 
     <run>/previews/step_000100_00.png     step 100, first prompt; step 0 is the base model
+    <run>/previews/step_000100_00.jpg     the same, small
 
 A preview is the picture that the LoRA file of this step gives in ComfyUI's text-to-image graph. Whatever goes wrong
 with one is told, and training goes on.
@@ -11,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +21,13 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..errors import SaveFailed, UserError
+from ..errors import UserError
 from ..lora_files import LoraWeights, export_lora, parse_lora
 from ..model import host
 from ..model.network import Network
 from ..model.sampling import PictureSettings, check_parts, sample_picture
 from ..pictures import caption_strip
-from ..storage import place_new_file
+from ..storage import replace_file, require_room
 from .run_log import RunLog
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 FOLDER = "previews"
 Weights: TypeAlias = Callable[[], dict[str, LoraWeights]]
 UNGUIDED = "No guidance: the unconditional model is not connected"
+THUMB_PX = 320
 _GIVE_UP_AFTER = 2
 """Failures in a row after which previews are switched off, since each costs time."""
 
@@ -53,6 +54,11 @@ def preview_file(step: int, prompt: int) -> str:
     return f"{FOLDER}/step_{step:06}_{prompt:02}.png"
 
 
+def preview_thumb(step: int, prompt: int) -> str:
+    """Path of its small copy, for pages that show many."""
+    return f"{FOLDER}/step_{step:06}_{prompt:02}.jpg"
+
+
 class Previews:
     """Makes the previews of a run; never due without settings."""
 
@@ -62,6 +68,11 @@ class Previews:
         self._failures = 0
         if settings:
             check_parts(settings.pictures, patcher)
+
+    @property
+    def count(self) -> int:
+        """Pictures of a round."""
+        return len(self._settings.pictures.prompts) if self._settings else 0
 
     def announce(self) -> None:
         """Tell the journal what the pictures will be of."""
@@ -83,31 +94,49 @@ class Previews:
         every = self._settings.every
         return self._failures < _GIVE_UP_AFTER and every > 0 and (last or step % every == 0)
 
-    def make(self, network: Network, run_folder: Path | None, step: int, weights: Weights) -> None:
+    def make(
+        self,
+        network: Network,
+        run_folder: Path | None,
+        step: int,
+        weights: Weights,
+        *,
+        last: bool = False,
+        leave_bytes: int = 0,
+    ) -> bool:
         """A round of pictures with the LoRA of `weights` as its file would hold it; without one where it has no layers.
+        After the `last` one the network is not used any more, so its model stays where sampling left it. So many bytes
+        of the disk are left for checkpoints. Returns whether all pictures were made.
 
         Raises ComfyUI's interrupt, and out of memory where the model finds no room on the device any more.
         """
-        if self._settings is None or run_folder is None:
-            return
-        with network.lent():
-            problem = self._sample(self._settings.pictures, run_folder, step, weights)
+        if self._settings is None or run_folder is None or not run_folder.is_dir():
+            return False
+        with network.lent(not last):
+            problem = self._sample(self._settings.pictures, run_folder, step, weights, leave_bytes)
         self._failures = self._failures + 1 if problem else 0
         if problem:
             end = "Training goes on."
             if self._failures >= _GIVE_UP_AFTER:
                 end = "Training goes on without any more of them; Preview now tries again."
             self._log.note(f"The previews of step {step} were skipped: {problem} {end}")
+        return not problem
 
-    def _sample(self, pictures: PictureSettings, run_folder: Path, step: int, weights: Weights) -> str:
+    def _sample(
+        self, pictures: PictureSettings, run_folder: Path, step: int, weights: Weights, leave_bytes: int
+    ) -> str:
         """Make the round. Returns what went wrong, "" for nothing."""
         try:
+            require_room(run_folder, leave_bytes, "The next checkpoint beside previews")
             modules = weights()
             as_saved = parse_lora(export_lora(modules, "comfy"), name="The LoRA so far").modules if modules else {}
             for prompt in range(len(pictures.prompts)):
                 started = time.monotonic()
                 picture = sample_picture(self._patcher, pictures, prompt, modules=as_saved)
-                _write(run_folder / preview_file(step, prompt), _png(picture, pictures, step, prompt))
+                if not pictures.guided:
+                    picture = caption_strip(picture, UNGUIDED)
+                replace_file(run_folder / preview_thumb(step, prompt), [_small_jpeg(picture)])
+                replace_file(run_folder / preview_file(step, prompt), [_png(picture, pictures, step, prompt)])
                 seconds = round(time.monotonic() - started, 3)
                 self._log.record("preview", step=step, prompt=prompt, seconds=seconds)
         except UserError as error:
@@ -132,18 +161,14 @@ def _png(picture: np.ndarray, pictures: PictureSettings, step: int, prompt: int)
     about = {"prompt text": pictures.prompts[prompt], "seed": pictures.seed, "preset": pictures.preset, "step": step}
     for name, value in about.items():
         info.add_itxt(name, str(value).encode("utf-8", "replace").decode())
-    if not pictures.guided:
-        picture = caption_strip(picture, UNGUIDED)
     encoded = io.BytesIO()
     Image.fromarray(picture).save(encoded, "PNG", pnginfo=info, compress_level=4)
     return encoded.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """In place of an older one of the same step. Raises `SaveFailed`."""
-    aside = place_new_file(path.parent, f".{path.name}", ".partial", [content])
-    try:
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise SaveFailed(f"{path.name} was not written: {error.strerror or error}.") from error
+def _small_jpeg(picture: np.ndarray) -> bytes:
+    image = Image.fromarray(picture)
+    image.thumbnail((THUMB_PX, THUMB_PX))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=85)
+    return encoded.getvalue()

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ from .best import Best
 from .checkpoints import Checkpoint, checkpoint_name, list_checkpoints, newest_checkpoint, read_checkpoint
 from .facts import RunFacts, require_same, what_changed
 from .history import LossHistory
-from .lock import RunLock
+from .journal import read_journal
+from .lock import LOCK, RunLock
 from .partial_lora import save_partial_lora
 from .requests import take
 from .run_file import RunFile, write_run_file
@@ -36,7 +38,7 @@ from .runs import RunPlace, check_name, create_run, find_run, sweep, unfinished_
 from .saves import Saves
 from .state import RunState, capture, restore
 from .validation import ValidationReport
-from .words import best_words, kept_words, remedy, resume_words, stop_words
+from .words import best_words, kept_words, remedy, resume_words, stop_words, unsaved_words
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class Run:
         self._forgiven = 0
         self._lock: RunLock | None = None
         self._saves = Saves(facts.settings, log)
+        self._seen: Counter[tuple[str, int]] = Counter()
+        """What the journal holds of the step that training begins with."""
         self._comparable = True
         """Whether what was measured before a resume can be compared with what will be."""
         # No file of a checkpoint is larger than this; the rest is for headers.
@@ -93,6 +97,7 @@ class Run:
         self._lock = RunLock(folder)
         if self._lock.held:
             remove_leftovers(folder, min_age_s=0)
+        take(folder)  # what was asked for when nobody was there to do it
         self.folder = folder
         self._checkpoint = checkpoint = self._newest(folder)
         before, step = checkpoint.facts, checkpoint.state.step
@@ -149,13 +154,14 @@ class Run:
         self.log.step = state.step
         self._saves.begin(state.step)
         self.log.open(self.folder)
-        changes = {"changes": self._changes} if event == "resumed" else {}
-        self._record_start(event, **changes)
+        resumed = {"changes": self._changes, "comparable": self._comparable} if event == "resumed" else {}
+        self._record_start(event, **resumed)
         self.log.write_missing_steps(self.folder, state.losses)
         self.log.write_unwritten_notes()
         if event == "resumed" and self._comparable:
             self._saves.best = Best.of_journal(self.folder, state.step)
-        take(self.folder)  # what was asked for when nobody was there to do it
+        seen = read_journal(self.folder)
+        self._seen = Counter((line["event"], line["step"]) for line in seen if line["step"] == state.step)
         return history, state.seconds
 
     def _record_start(self, event: str, **values: object) -> None:
@@ -176,11 +182,11 @@ class Run:
         """Write a checkpoint; see `Saves.write`."""
         if self.folder is None:
             return False
-        if not self.folder.is_dir():
-            self._write_anew(self.folder)
+        if not (self.folder / (LOCK if self._lock and self._lock.held else "")).exists():
+            self._write_anew(self.folder, state().losses)
         return self._saves.write(self.folder, state, self.facts)
 
-    def _write_anew(self, folder: Path) -> None:
+    def _write_anew(self, folder: Path, losses: Sequence[float | None]) -> None:
         """Somebody deleted the folder: lock and journal went with it, and no step is saved any more."""
         self.close()
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,11 +194,26 @@ class Run:
         self.log.open(folder)
         self._write_run_file(folder)
         self._record_start("started")
+        self.log.write_missing_steps(folder, losses)
         self.log.note(f"The folder of {self.name} was deleted while it was trained. It is written anew.")
 
     def asked(self) -> set[str]:
         """What the user has asked for since the last call; see requests.py."""
         return take(self.folder) if self.folder else set()
+
+    def answer(self, asked: Collection[str], **done: bool) -> None:
+        """Tell whoever asked what has become of it."""
+        for request in sorted(done.keys() & set(asked)):
+            self.log.record("answered", request=request, done=done[request])
+
+    def has(self, event: str, step: int) -> int:
+        """How many of these events the run had of the step that training began with, before it was interrupted."""
+        return self._seen[event, step]
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What the next checkpoint may need at most."""
+        return self._max_bytes
 
     def validated(self, report: ValidationReport, state: Callable[[], RunState]) -> None:
         """Write a measurement to the journal, and a checkpoint if it is the best so far."""
@@ -201,12 +222,14 @@ class Run:
         if best:
             self.save_or_go_on(state)
 
-    def save_or_go_on(self, state: Callable[[], RunState], *, last: bool = False) -> None:
+    def save_or_go_on(self, state: Callable[[], RunState], *, last: bool = False) -> bool:
         """`save` in the middle of a run, which a full disk does not end; after the `last` step `finish` tells of it."""
-        if not self.save(state) and not last:
+        saved = self.save(state)
+        if not saved and not last:
             self.log.note(
                 f"{self._saves.refusal} Training goes on; the newest checkpoint is that of step {self._saves.step}."
             )
+        return saved
 
     def save_on_the_way_out(self, state: Callable[[], RunState]) -> None:
         """`save` because of an exception, which nothing that happens here may hide. `stopped` says how it went."""
@@ -229,15 +252,13 @@ class Run:
 
         early: the user wants what is trained so far; the run can still be gone on with.
         """
-        saved = self.save(state)
+        saved, steps = self.save(state), self.facts.settings.steps
+        early = early and self.log.step < steps
         if not saved:
-            self.log.note(
-                f"Training is complete, but its end is not on disk. {self._saves.refusal} Make room and press Run "
-                "again before ComfyUI is closed: the trained LoRA is still in its memory, and nothing is trained twice."
-            )
-        self.log.note(self._words_about_the_best())
-        if early and self.log.step < self.facts.settings.steps:
-            words = kept_words(self.name, self.log.step, self.facts.settings.steps)
+            self.log.note(unsaved_words(self.log.step, steps, self._saves.refusal))
+        self._tell_the_best()
+        if early:
+            words = kept_words(self.name, self.log.step, steps)
             self.log.record("stopped", reason="kept", message=words, lora="")
             self.log.note(words)
         elif saved:
@@ -246,16 +267,20 @@ class Run:
         if self.folder:
             self._saves.write_loss_files(self.folder)
 
-    def _words_about_the_best(self) -> str:
+    def _tell_the_best(self) -> None:
         """Which step did best on the images held out; its LoRA is saved if it is not the last."""
-        best = self._saves.best
-        if best.step <= 0 or best.step == self.log.step:
-            return best_words(best.step, "")
-        try:
-            state = read_checkpoint(best.checkpoint or Path(), max_bytes=self._max_bytes).state
-        except CheckpointUnreadable as error:
-            return best_words(best.step, str(error))
-        return best_words(best.step, self._save_lora_of(state, called="Its LoRA")[1])
+        best, words = self._saves.best, ""
+        if best.step > 0 and best.step != self.log.step:
+            words = "Its checkpoint was not saved."
+            try:
+                if best.checkpoint and best.checkpoint.name == checkpoint_name(best.step):
+                    state = read_checkpoint(best.checkpoint, max_bytes=self._max_bytes).state
+                    words = self._save_lora_of(state, called="Its LoRA")[1]
+            except Exception as error:
+                # Boundary with a disk and with main memory: the run is complete, and its LoRA must reach its user.
+                log.warning("The LoRA of the best step was not saved.", exc_info=True)
+                words = f"Its LoRA was not saved: {error}"
+        self.log.note(best_words(best.step, words))
 
     def _save_lora_of(self, state: RunState, **words: str) -> tuple[str, str]:
         stem = f"{self.name}_{checkpoint_name(state.step)}"
@@ -282,7 +307,8 @@ class Run:
         if nothing_done and [path.name for path in list_checkpoints(folder)] == ["step_000000"]:
             self.close()
             remove_folder(folder)
-            return "Stopped before the first step was done, so there is nothing to keep."
+            left = f" {folder.name} is in use and could not be deleted." if folder.exists() else ""
+            return f"Stopped before the first step was done, so there is nothing to keep.{left}"
         state = self._newest(folder).state
         lora, lora_words = "", ""
         if state.step:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import TrainSettings
 from ..errors import SaveFailed, SettingsError, UserError
-from ..storage import open_regular, place_new_file
+from ..storage import open_regular, replace_file
 
 if TYPE_CHECKING:  # what they import takes seconds, and a wrong file should be told of at once
     from ..model.encode import TrainingData
@@ -169,7 +169,7 @@ def write_run_file(folder: Path, run_file: RunFile | None) -> None:
             run_file = dataclasses.replace(run_file, run={**before.run, **here})
             if before == run_file:
                 return
-        os.replace(place_new_file(folder, f".{RUN_FILE}", ".partial", [run_file.to_bytes()]), path)
+        replace_file(path, [run_file.to_bytes()])
     except OSError as error:
         raise SaveFailed(f"{path} was not written: {error.strerror or error}.") from error
 

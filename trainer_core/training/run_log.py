@@ -14,7 +14,10 @@ from .validation import ValidationReport
 
 log = logging.getLogger(__name__)
 
-JOURNALED = ("loss", "smoothed_loss", "learning_rate", "grad_norm", "skipped", "seconds_per_step", "peak_bytes")
+JOURNALED = (
+    *("loss", "smoothed_loss", "learning_rate", "grad_norm", "skipped"),
+    *("seconds_per_step", "seconds_left", "peak_bytes"),
+)
 """What the journal keeps of a step's report."""
 
 

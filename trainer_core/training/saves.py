@@ -13,7 +13,7 @@ from ..model import host
 from .best import Best
 from .checkpoints import delete_old_checkpoints, write_making_room
 from .facts import RunFacts
-from .loss_files import write_loss_files
+from .loss_files import LOSS_PICTURE, write_loss_files
 from .run_log import RunLog
 from .state import RunState
 
@@ -80,8 +80,7 @@ class Saves:
         self.begin(now.step)
         self._log.record("checkpoint", step=now.step, name=path.name)
         self._log.sync()
-        if now.step == self.best.step:
-            self.best.checkpoint = path
+        self.best.saved(now.step, path)
         delete_old_checkpoints(folder, keep=self._settings.keep_checkpoints, spare=self._spared(path))
         self.write_loss_files(folder, pause_s=LOSS_FILES_INTERVAL_S)
         return True
@@ -89,20 +88,21 @@ class Saves:
     def offer_best(self, step: int, loss: float) -> bool:
         """Whether a measurement is the best so far. Its checkpoint then stays, as soon as there is one."""
         better = self.best.offer(step, loss)
-        if better and step == self.step:
-            self.best.checkpoint = self.newest
+        if self.newest:
+            self.best.saved(self.step, self.newest)
         return better
 
     def write_loss_files(self, folder: Path, *, pause_s: float = 0.0) -> None:
-        """The loss for whoever does not watch. A disk that refuses keeps nobody from training."""
+        """The loss for whoever does not watch."""
         now = time.monotonic()
         if pause_s and now < self._loss_files_at_s:
             return
         self._loss_files_at_s = now + pause_s
         try:
             write_loss_files(folder)
-        except SaveFailed as error:
-            log.warning("%s", error)
+        except Exception:
+            # Boundary with the drawing of pictures and with a disk: neither may end a run, least of all a complete one.
+            log.warning("%s and its table could not be written.", folder / LOSS_PICTURE, exc_info=True)
 
     def _spared(self, newest: Path | None) -> set[Path]:
         return {path for path in (newest, self.best.checkpoint) if path}

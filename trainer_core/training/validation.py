@@ -7,10 +7,11 @@ loss of the images held out rises while that of the trained ones falls, the run 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import TrainSettings
 from ..model import host
@@ -43,10 +44,16 @@ class Validation:
     """Measures at fixed steps; never due where no images are held out."""
 
     def __init__(
-        self, data: TrainingData, settings: TrainSettings, statistics: LatentStatistics, *, leads: bool = True
+        self,
+        data: TrainingData,
+        settings: TrainSettings,
+        statistics: LatentStatistics,
+        *,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self._leads = leads
-        """Whether this process is the one that measures."""
+        self._own = slice(rank, None, world)
+        """The share of this process, of several that train together."""
         self._data, self._settings, self._statistics = data, settings, statistics
         self._held_out = held_out_items(settings, len(data.items))
         self._trained = trained_items(settings, len(data.items))[: len(self._held_out)]
@@ -56,13 +63,16 @@ class Validation:
 
     def due(self, step: int, *, last: bool = False) -> bool:
         """Whether to measure after `step` steps: at the beginning, at the end and every so many between."""
-        if not self._held_out or not self._leads:
+        if not self._held_out:
             return False
         return last or step % self._settings.validation_every == 0
 
-    def measure(self, network: Network) -> ValidationReport:
-        """Raises ComfyUI's interrupt."""
-        held_out, trained = (self._losses(network, items) for items in (self._held_out, self._trained))
+    def measure(self, network: Network, add_up: Callable[[Tensor], None] = lambda sums: None) -> ValidationReport:
+        """`add_up` replaces sums by those over all processes. Raises ComfyUI's interrupt."""
+        sums = torch.stack([self._sums(network, items[self._own]) for items in (self._held_out, self._trained)])
+        add_up(sums)
+        counts = torch.tensor([len(self._held_out), len(self._trained)], dtype=sums.dtype)
+        held_out, trained = (sums.cpu() / counts[:, None]).tolist()
         return ValidationReport(
             loss=sum(held_out) / len(held_out),
             train_loss=sum(trained) / len(trained),
@@ -72,8 +82,8 @@ class Validation:
         )
 
     @torch.no_grad()
-    def _losses(self, network: Network, items: Sequence[int]) -> list[float]:
-        """The mean over `items`, by noise level."""
+    def _sums(self, network: Network, items: Sequence[int]) -> Tensor:
+        """Sums of the loss over `items`, by noise level: float64 on the device."""
         sums = torch.zeros(len(self._sigmas), dtype=torch.float64, device=network.device)
         for item in items:
             for level, sigma in enumerate(self._sigmas):
@@ -84,4 +94,4 @@ class Validation:
                 batch = batch.to(network.device)
                 velocity = network.velocity(batch.noised, batch.sigma, batch.text, batch.text_mask)
                 sums[level] += velocity_loss(velocity, batch.target)[0]
-        return (sums / len(items)).tolist()
+        return sums

@@ -35,6 +35,15 @@ def remedy(reason: str, run: str) -> str:
     return f"To go on, choose {run} under resume{',' if change else ''}{change} and run again."
 
 
+def unsaved_words(step: int, steps: int, refusal: str) -> str:
+    """When the end of a run is not on disk, and its LoRA goes on to the save node all the same."""
+    end = "Training is complete" if step >= steps else f"Training was stopped at step {step}, as asked"
+    return (
+        f"{end}, but that is not on disk. {refusal} Make room and press Run again before ComfyUI is closed: the "
+        "trained LoRA is still in its memory, and nothing is trained twice."
+    )
+
+
 def kept_words(run: str, step: int, steps: int) -> str:
     """After stop and keep."""
     return (

@@ -1,6 +1,5 @@
 // On the dataset node: upload by button or drop, and the contact sheet of the dataset that is chosen.
 
-import { app } from '../../../scripts/app.js'
 import { el, loadStyles } from '../lib/dom.js'
 import { addDatasetWidget } from './widget.js'
 import { chooseDataset, nodeChoice } from './graph.js'
@@ -16,7 +15,7 @@ export function addDatasetPanel(node) {
   const contents = createContents({ reload: () => load() })
   const uploader = createUploader({
     onUploaded(dataset) {
-      chooseDataset(node, dataset.name, app.canvas)
+      chooseDataset(node, dataset.name)
       load()
     }
   })

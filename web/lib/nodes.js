@@ -3,6 +3,7 @@
 import { app } from '../../../scripts/app.js'
 
 const SUBGRAPH_INPUT = -10
+const SUBGRAPH_OUTPUT = -20
 const MAX_HOPS = 60
 
 /** [execution id, node] of every node: `12`, or `7:12` for node 12 in the subgraph that node 7 stands for. */
@@ -49,9 +50,42 @@ function origins(graph, linkId) {
   return (source.subgraph.outputs?.[link.origin_slot]?.linkIds ?? []).flatMap((id) => origins(source.subgraph, id))
 }
 
+/** The first node of a class that reads output `slot` of a node, through reroutes and subgraphs; null without one. */
+export function downstream(node, slot, comfyClass, hops = MAX_HOPS) {
+  return alongLinks(node.graph, node.outputs?.[slot]?.links, comfyClass, hops)
+}
+
+function alongLinks(graph, linkIds, comfyClass, hops) {
+  if (hops <= 0 || !graph) return null
+  for (const id of linkIds ?? []) {
+    const link = graph.getLink?.(id) ?? graph.links?.[id]
+    const found = link && atEnd(graph, link, comfyClass, hops - 1)
+    if (found) return found
+  }
+  return null
+}
+
+function atEnd(graph, link, comfyClass, hops) {
+  if (Number(link.target_id) === SUBGRAPH_OUTPUT) {
+    for (const host of hosts(graph)) {
+      const found = downstream(host, link.target_slot, comfyClass, hops)
+      if (found) return found
+    }
+    return null
+  }
+  const node = graph.getNodeById(link.target_id)
+  if (!node) return null
+  if (node.comfyClass === comfyClass) return node
+  if (node.subgraph) return alongLinks(node.subgraph, node.subgraph.inputs[link.target_slot]?.linkIds, comfyClass, hops)
+  return node.type === 'Reroute' ? downstream(node, 0, comfyClass, hops) : null
+}
+
 /** The nodes that stand for a subgraph. */
 function hosts(subgraph) {
-  return [...everyNode()].map(([, node]) => node).filter((node) => node.subgraph === subgraph)
+  const root = app.rootGraph
+  if (!root || subgraph === root) return []
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
+  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
 }
 
 /** The value of a widget; undefined where there is none, or a link brings the value. */

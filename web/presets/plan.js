@@ -27,13 +27,13 @@ const TEXT = await translated('presets/plan', {
     whole: (size) => `The largest size that fits every image, ${size}, is fine for this card.`,
     smaller: (size, why) => `Your images allow ${size}. ${why}`,
     because: {
-      8: 'About 768x768 takes half the time of 1024x1024, which would run too.',
-      12: 'About 1024x1024 keeps all weights of an fp8 model on the card.',
-      16: 'About 1024x1024 keeps everything on the card with an fp8 model.',
-      24: 'About 1536x1024 keeps everything on the card with an fp8 model.'
+      8: 'About 768x768 has half the pixels of 1024x1024, which is predicted to fit too.',
+      12: 'About 1024x1024 is predicted to keep all weights of an fp8 model on the card.',
+      16: 'About 1024x1024 is predicted to keep everything on the card with an fp8 model.',
+      24: 'About 1536x1024 is predicted to keep everything on the card with an fp8 model.'
     }
   },
-  batch_size: 'One image at a time is fastest per image, and needs the least memory.',
+  batch_size: 'One image at a time needs the least memory, and captions need no padding.',
   memory_mode: 'Takes the fastest way that fits this card. A mode that is named leaves free memory unused.'
 })
 

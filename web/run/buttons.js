@@ -3,7 +3,6 @@
 import { postJson } from '../lib/api.js'
 import { el } from '../lib/dom.js'
 import { translated } from '../lib/i18n.js'
-import { stepsDone } from './state.js'
 
 const TEXT = await translated('run/buttons', {
   save: 'Save now',
@@ -24,16 +23,17 @@ const TEXT = await translated('run/buttons', {
   },
   done: {
     save: (step) => `Saved at step ${step.toLocaleString('en')}.`,
-    preview: (step) => `The previews of step ${step.toLocaleString('en')} are coming in.`,
+    preview: (step) => `The previews of step ${step.toLocaleString('en')} are there.`,
     stop: (step) => `Stopped at step ${step.toLocaleString('en')}; the LoRA was kept.`
   },
+  failed: 'That did not work. What needs attention above says why.',
   over: 'The run ended before that.'
 })
 
 /** `{ element, show(feed) }`. */
 export function runButtons() {
   let feed = null
-  /** What was asked and is not there yet: name to { run, step, newestPreview }. */
+  /** What was asked and is not answered yet: name to { starts, answers }, how many there were then. */
   const waiting = new Map()
   const buttons = {
     save: el('button', { type: 'button', class: 'i4-button', title: TEXT.saveTitle, onclick: () => request('save') }, TEXT.save),
@@ -61,7 +61,7 @@ export function runButtons() {
   async function request(what) {
     if (!sure.hidden) confirmStop(false)
     const { run, state } = feed
-    waiting.set(what, { run, step: stepsDone(state), newestPreview: newestPreview(state) })
+    waiting.set(what, { starts: state.starts, answers: answersTo(what, state).length })
     say('')
     show(feed)
     try {
@@ -93,14 +93,17 @@ export function runButtons() {
     buttons.preview.title = running && !previews ? TEXT.noPreviews : TEXT.previewTitle
   }
 
-  /** The journal shows what has been done of what was asked. */
+  /** The journal shows what has become of what was asked. */
   function settle() {
     for (const [what, asked] of waiting) {
-      const step = fulfilled(what, asked, feed?.state)
-      const over = !feed?.active || feed.state.end
-      if (step === null && !over) continue
+      const state = feed?.state
+      const answer = state && (what === 'stop' ? keptAt(state) : answersTo(what, state)[asked.answers])
+      const over = !feed?.active || state.end || state.starts > asked.starts
+      if (!answer && !over) continue
       waiting.delete(what)
-      say(step === null ? TEXT.over : TEXT.done[what](step))
+      if (!answer) say(TEXT.over)
+      else if (answer.done) say(TEXT.done[what](answer.step))
+      else say(TEXT.failed, true)
     }
   }
 
@@ -112,18 +115,11 @@ export function runButtons() {
   return { element, show }
 }
 
-/** The step at which a request was fulfilled, null when it is not yet. */
-function fulfilled(what, asked, state) {
-  if (!state) return null
-  if (what === 'stop') return state.end?.reason === 'kept' ? state.end.step : null
-  if (what === 'save') {
-    const step = state.checkpoints.at(-1)?.step ?? -1
-    return step >= asked.step ? step : null
-  }
-  const newest = newestPreview(state)
-  return newest && newest !== asked.newestPreview ? newest.step : null
+function answersTo(what, state) {
+  return state.answers.filter(({ request }) => request === what)
 }
 
-function newestPreview(state) {
-  return [...state.previews.values()].at(-1) ?? null
+/** The answer to stop and keep is the end of the run. */
+function keptAt(state) {
+  return state.end?.reason === 'kept' ? { done: true, step: state.end.step } : null
 }

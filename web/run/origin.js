@@ -1,8 +1,7 @@
 // Which runs belong to a node of the open graph.
 
 import { app } from '../../../scripts/app.js'
-
-const MAX_DEPTH = 10
+import { everyNode } from '../lib/nodes.js'
 
 /** The id of the open workflow, '' where it has none. */
 export function workflowId() {
@@ -14,18 +13,7 @@ export function workflowId() {
  * times gives a node several.
  */
 export function executionIds(node) {
-  const root = app.rootGraph ?? app.graph
-  if (!root || !node.graph) return []
-  const found = []
-  const visit = (graph, prefix, depth) => {
-    if (graph === node.graph) found.push(`${prefix}${node.id}`)
-    if (depth > MAX_DEPTH) return
-    for (const other of graph.nodes ?? []) {
-      if (other.subgraph) visit(other.subgraph, `${prefix}${other.id}:`, depth + 1)
-    }
-  }
-  visit(root, '', 0)
-  return found
+  return [...everyNode()].filter(([, other]) => other === node).map(([id]) => id)
 }
 
 /** Whether a run, or a message about one, comes from this node in this workflow. */

@@ -88,7 +88,7 @@ export function previewGrid() {
     const { run, state } = now
     const size = { width: state.previewPlan?.width ?? 1, height: state.previewPlan?.height ?? 1 }
     const alt = TEXT.alt(step, promptText(state, prompt))
-    const image = el('img', { loading: 'lazy', decoding: 'async', alt, src: previewUrl(run, { step, prompt, time }), ...size })
+    const image = el('img', { loading: 'lazy', decoding: 'async', alt, src: previewUrl(run, { step, prompt, time }, 'thumb'), ...size })
     return el(
       'button',
       { type: 'button', class: 'i4-previews-thumb', 'aria-label': TEXT.open(step, prompt), onclick: () => open(step, prompt) },
@@ -128,8 +128,8 @@ function promptText(state, prompt) {
 }
 
 /** With the time of the picture: a step that is done again has a new one under the same address. */
-function previewUrl(run, { step, prompt, time }) {
-  return routeUrl(`/runs/${encodeURIComponent(run)}/previews/${step}/${prompt}?t=${time}`)
+function previewUrl(run, { step, prompt, time }, size = 'large') {
+  return routeUrl(`/runs/${encodeURIComponent(run)}/previews/${step}/${prompt}?size=${size}&t=${time}`)
 }
 
 function stepLabel(step) {

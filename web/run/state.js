@@ -17,11 +17,12 @@ export function emptyState() {
     /** By step, ascending, without gaps being filled: { step, loss, smoothed, rate, skipped }. */
     points: [],
     secondsPerStep: null,
+    secondsLeft: null,
     peakBytes: 0,
     memoryPlan: '',
     /** By step, ascending: { step, name }. */
     checkpoints: [],
-    /** By step, ascending: { step, loss, trainLoss, images }. */
+    /** By step, ascending: { step, loss, trainLoss, images, best }. */
     validations: [],
     /** What the rows and columns of the previews are, null without any: { prompts, width, height, seed, guided, ... }. */
     previewPlan: null,
@@ -29,6 +30,10 @@ export function emptyState() {
     previews: new Map(),
     /** The newest last: { step, time, text }. */
     notes: [],
+    /** How often the run was started or resumed. */
+    starts: 0,
+    /** What became of requests, the newest last: { request, done, step }. */
+    answers: [],
     /** How the run ended, null while it goes on: { kind, step, reason, message, lora, time }. */
     end: null,
     /** Of the newest line, in seconds since 1970. */
@@ -64,6 +69,7 @@ const FOLDS = {
       skipped: event.skipped === true
     })
     if (isNumber(event.seconds_per_step)) state.secondsPerStep = event.seconds_per_step
+    if (isNumber(event.seconds_left)) state.secondsLeft = event.seconds_left
     if (isNumber(event.peak_bytes)) state.peakBytes = Math.max(state.peakBytes, event.peak_bytes)
   },
   checkpoint(state, event) {
@@ -74,7 +80,8 @@ const FOLDS = {
       step: event.step,
       loss: numberOrNull(event.loss),
       trainLoss: numberOrNull(event.train_loss),
-      images: isNumber(event.images) ? event.images : 0
+      images: isNumber(event.images) ? event.images : 0,
+      best: event.best === true
     })
   },
   previews(state, event) {
@@ -96,6 +103,10 @@ const FOLDS = {
     state.notes.push({ step: event.step, time: numberOrNull(event.time) ?? 0, text: textOf(event.text) })
     if (state.notes.length > MAX_NOTES) state.notes.shift()
   },
+  answered(state, event) {
+    state.answers.push({ request: textOf(event.request), done: event.done === true, step: event.step })
+    if (state.answers.length > MAX_NOTES) state.answers.shift()
+  },
   stopped(state, event) {
     end(state, event)
   },
@@ -106,9 +117,11 @@ const FOLDS = {
 
 function begin(state, event) {
   state.started = true
+  state.starts += 1
   state.end = null
   state.firstStep = event.step
   state.secondsPerStep = null
+  state.secondsLeft = null
   state.peakBytes = 0
   if (isStep(event.steps)) state.steps = event.steps
   const { node, workflow } = event.origin ?? {}
@@ -151,12 +164,9 @@ export function smoothedLoss(state) {
   return null
 }
 
-/** The validation with the lowest loss, the first of equal ones; null without any. */
+/** The newest validation that was the best so far, which it says itself; null without any. */
 export function bestValidation(state) {
-  return state.validations.reduce(
-    (best, one) => (one.loss !== null && (best === null || one.loss < best.loss) ? one : best),
-    null
-  )
+  return state.validations.findLast(({ best }) => best) ?? null
 }
 
 /** Steps that have a preview, ascending. */

@@ -66,7 +66,7 @@ export function figures(feed, loss) {
   const state = feed?.state
   const perStep = state?.secondsPerStep
   const goesOn = feed?.active && state && !state.end
-  const remaining = goesOn && perStep !== null ? perStep * (state.steps - stepsDone(state)) : null
+  const remaining = goesOn ? (state.secondsLeft ?? null) : null
   return {
     left: remaining === null ? TEXT.unknown : formatDuration(remaining),
     speed: perStep === null || perStep === undefined ? TEXT.unknown : `${formatShort(perStep)} s`,

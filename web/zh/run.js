@@ -28,9 +28,10 @@ export default {
     },
     done: {
       save: (step) => `已在第 ${step} 步保存。`,
-      preview: (step) => `第 ${step} 步的预览正在生成。`,
+      preview: (step) => `第 ${step} 步的预览已生成。`,
       stop: (step) => `已在第 ${step} 步停止，LoRA 已保留。`
     },
+    failed: '没有成功，原因见上方的提示。',
     over: '训练在此之前已经结束。'
   },
   'run/legend': {
