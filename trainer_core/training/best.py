@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
-from .checkpoints import checkpoint_name, list_checkpoints
+from .checkpoints import checkpoint_name, list_checkpoints, read_checkpoint
 from .journal import read_journal
+from .state import RunState
+from .words import best_words
+
+log = logging.getLogger(__name__)
 
 
 class Best:
@@ -39,6 +45,22 @@ class Best:
             return False
         self.step, self.loss = step, loss
         return True
+
+    def words(self, last_step: int, max_bytes: int, save_lora: Callable[[RunState], tuple[str, str]]) -> str:
+        """At the end of a run: which step did best, and where its LoRA is, which is saved if it is not the last.
+
+        save_lora: writes the LoRA of a state, and returns its file's name and words about it.
+        """
+        if self.step <= 0 or self.step == last_step:
+            return best_words(self.step, "")
+        if not self.checkpoint or self.checkpoint.name != checkpoint_name(self.step):
+            return best_words(self.step, "Its checkpoint was not saved.")
+        try:
+            return best_words(self.step, save_lora(read_checkpoint(self.checkpoint, max_bytes=max_bytes).state)[1])
+        except Exception as error:
+            # Boundary with a disk and with main memory: the run is complete, and its LoRA must reach its user.
+            log.warning("The LoRA of the best step was not saved.", exc_info=True)
+            return best_words(self.step, f"Its LoRA was not saved: {error}")
 
     def saved(self, step: int, checkpoint: Path) -> None:
         """There is a checkpoint of this step."""

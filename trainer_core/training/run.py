@@ -25,7 +25,7 @@ from ..model.adapters import Adapters
 from ..model.encode import TrainingData
 from ..storage import remove_folder, remove_leftovers, require_room
 from .best import Best
-from .checkpoints import Checkpoint, checkpoint_name, list_checkpoints, newest_checkpoint, read_checkpoint
+from .checkpoints import Checkpoint, checkpoint_name, list_checkpoints, newest_checkpoint
 from .facts import RunFacts, require_same, what_changed
 from .history import LossHistory
 from .journal import read_journal
@@ -38,7 +38,7 @@ from .runs import RunPlace, check_name, create_run, find_run, sweep, unfinished_
 from .saves import Saves
 from .state import RunState, capture, restore
 from .validation import ValidationReport
-from .words import best_words, kept_words, remedy, resume_words, stop_words, unsaved_words
+from .words import kept_words, remedy, resume_words, stop_words, unsaved_words
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,10 @@ class Run:
         early = early and self.log.step < steps
         if not saved:
             self.log.note(unsaved_words(self.log.step, steps, self._saves.refusal))
-        self._tell_the_best()
+        best = self._saves.best
+        self.log.note(
+            best.words(self.log.step, self._max_bytes, lambda best: self._save_lora_of(best, called="Its LoRA"))
+        )
         if early:
             words = kept_words(self.name, self.log.step, steps)
             self.log.record("stopped", reason="kept", message=words, lora="")
@@ -266,21 +269,6 @@ class Run:
         self.log.sync()
         if self.folder:
             self._saves.write_loss_files(self.folder)
-
-    def _tell_the_best(self) -> None:
-        """Which step did best on the images held out; its LoRA is saved if it is not the last."""
-        best, words = self._saves.best, ""
-        if best.step > 0 and best.step != self.log.step:
-            words = "Its checkpoint was not saved."
-            try:
-                if best.checkpoint and best.checkpoint.name == checkpoint_name(best.step):
-                    state = read_checkpoint(best.checkpoint, max_bytes=self._max_bytes).state
-                    words = self._save_lora_of(state, called="Its LoRA")[1]
-            except Exception as error:
-                # Boundary with a disk and with main memory: the run is complete, and its LoRA must reach its user.
-                log.warning("The LoRA of the best step was not saved.", exc_info=True)
-                words = f"Its LoRA was not saved: {error}"
-        self.log.note(best_words(best.step, words))
 
     def _save_lora_of(self, state: RunState, **words: str) -> tuple[str, str]:
         stem = f"{self.name}_{checkpoint_name(state.step)}"
