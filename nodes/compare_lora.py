@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -84,7 +85,7 @@ class Ideogram4CompareLoRA(io.ComfyNode):
         numbers = parse_strengths(as_text(strengths, "strengths"), MAX_STRENGTH)
         loras = {}
         if as_text(lora_name, "lora_name") != NONE:
-            loras[lora_name] = read_lora(lora_path(lora_name)).modules
+            loras[Path(lora_name).stem] = read_lora(lora_path(lora_name)).modules
         if as_text(run, "run") != NONE:
             loras |= loras_of_run(find_run(runs_folder(), run))
         if not loras:

@@ -45,15 +45,22 @@ class RunEvents:
 
     def __init__(self, node: type[io.ComfyNode]) -> None:
         self._origin = origin_of(node)
+        self._run = ""
         self._send = Throttle(self._tell)
 
     def __call__(self, run: str, event: str) -> None:
-        self._send(run, force=event != "step")
+        self._run = run
+        self._send("", force=event != "step")
 
-    def _tell(self, run: str) -> None:
+    def note(self, text: str) -> None:
+        """Tell a note in the message itself too: where the disk is full no journal has it."""
+        self._send(text, force=True)
+
+    def _tell(self, note: str) -> None:
         prompt_server = getattr(server.PromptServer, "instance", None)
         if prompt_server is not None:
-            prompt_server.send_sync("ideogram4_lora_trainer.run", {**self._origin, "run": run})
+            words = {"note": note} if note else {}
+            prompt_server.send_sync("ideogram4_lora_trainer.run", {**self._origin, "run": self._run, **words})
 
 
 class Throttle:

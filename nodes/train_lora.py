@@ -16,6 +16,7 @@ from ..trainer_core.config import TrainSettings
 from ..trainer_core.errors import UserError
 from ..trainer_core.lora_files import export_lora, read_lora
 from ..trainer_core.model.encode import TrainingData
+from ..trainer_core.training.journal import times_kept
 from ..trainer_core.training.loop import train
 from ..trainer_core.training.previews import PreviewSettings
 from ..trainer_core.training.runs import RunPlace, find_run, list_runs
@@ -136,6 +137,13 @@ class Ideogram4TrainLoRA(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, resume: str | None = NEW_RUN, **_: object) -> int:
+        # A run that was stopped and kept has a result that ComfyUI would hand out again; whoever resumes it wants more.
+        if not isinstance(resume, str) or resume == NEW_RUN:
+            return 0
+        return times_kept(find_run(runs_folder(), resume))
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -155,7 +163,7 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             {**(settings or {}), "steps": steps, "learning_rate": learning_rate, "rank": rank, "seed": seed}
         )
         bar = comfy.utils.ProgressBar(steps)
-        place = run_place(resume, if_changed, start_from_lora, run_name)
+        place, news = run_place(resume, if_changed, start_from_lora, run_name), RunEvents(cls)
         # What a run does is told by its journal, which the page shows on the node.
         trained = train(
             model,
@@ -164,7 +172,8 @@ class Ideogram4TrainLoRA(io.ComfyNode):
             dataclasses.replace(place, origin=origin_of(cls)),
             previews=previews,
             on_step=lambda report: bar.update_absolute(report.step),
-            on_event=RunEvents(cls),
+            on_note=news.note,
+            on_event=news,
         )
         lora = TrainedLoraModel(export_lora(trained.modules, "comfy"), trained.record)
         return io.NodeOutput(lora, {"loss": trained.losses}, trained.record.trained_steps)

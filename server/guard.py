@@ -99,6 +99,8 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
 
     try:
         return await asyncio.wait_for(collect(), BODY_TIMEOUT_S)
+    except web.RequestPayloadError:
+        raise Refusal(400, "unreadable", "The body is not in the encoding that its header names.") from None
     except asyncio.TimeoutError:
         raise Refusal(408, "too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
 

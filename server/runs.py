@@ -29,8 +29,8 @@ from .run_journal import RunSummary, read_part, summarise
 MAX_RUNS = 50
 MAX_STEP, MAX_PROMPT = 999_999, 99
 MAX_FILE_BYTES = 64 * 2**20
-FILES = {"loss.csv": "text/csv", "loss.png": "image/png", "run.json": "application/json"}
-"""Those of a run's folder that can be fetched, and their types."""
+FILES = {"loss.csv": "text/csv", "loss.png": "image/png"}
+"""Those of a run's folder that can be fetched, and their types. run.json is not: it tells where folders lie."""
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 

@@ -42,6 +42,8 @@ MAX_START_BYTES = 4 * 2**20
 MAX_UPLOADS = 4
 REPLACEABLE_AFTER_S = 120.0
 """An upload that got nothing for so long makes room for a new one: its tab was closed or loaded again."""
+PART_TIMEOUT_S = 900.0
+"""For a part, about 10 kB a second: whoever is slower keeps the place of others."""
 _WRITE_BYTES = 2**20
 
 
@@ -211,11 +213,14 @@ async def _receive(request: web.Request, upload: Upload, file: File) -> int:
     if (request.content_length or 0) > limit:
         raise too_large
     count, waiting = 0, bytearray()
+    deadline = time.monotonic() + PART_TIMEOUT_S
     handle = await asyncio.to_thread(open_at, file.path, file.received)
     try:
         while chunk := await _next_chunk(request):
             count += len(chunk)
             waiting += chunk
+            if time.monotonic() > deadline:
+                raise Refusal(408, "too_slow", f"This part took more than {PART_TIMEOUT_S:.0f} s. Send it again.")
             if count > limit:
                 raise too_large
             if upload.ended:

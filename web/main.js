@@ -16,11 +16,18 @@ const PANELS = {
   Ideogram4TrainLoRA: [(node) => addRunPanel(node, presetsBar(node))]
 }
 
+/** What the ids of the example workflows begin with. */
+const EXAMPLE_IDS = '1d0a7e2c-4f0b-4a63-9d0e-'
+
 app.registerExtension({
   name: 'ideogram4.lora_trainer',
   settings: SETTINGS,
   setup() {
     loadStyles('style.css', import.meta.url)
+  },
+  beforeConfigureGraph(graph) {
+    // Everybody who opens an example gets its id; runs and files belong to a workflow by its id.
+    if (String(graph?.id).startsWith(EXAMPLE_IDS)) graph.id = window.LiteGraph.uuidv4()
   },
   nodeCreated(node) {
     for (const add of PANELS[node.comfyClass] ?? []) add(node)

@@ -167,3 +167,30 @@ def test_stop_and_keep_over_http_reaches_the_save_node(comfy_server: SimpleNames
     stopped = next(event for event in journal(comfy_server, "kept_00001") if event["event"] == "stopped")
     assert stopped["reason"] == "kept" and 0 < stopped["step"] < 4000
     assert (comfy_server.output / "loras" / "kept_00001.safetensors").is_file()
+
+
+def test_a_kept_run_that_is_resumed_goes_on_when_run_is_pressed_again(
+    comfy_server: SimpleNamespace, trained: Path
+) -> None:
+    """Nothing in the graph changes between the two, so only the node can tell ComfyUI that its result is old."""
+    client = comfy_server.client
+
+    def stopped_after(steps: int) -> int:
+        graph = training_graph("unused", guided=False, steps=4000)
+        node(graph, "Ideogram4TrainLoRA").update(resume="kept_00001")
+        prompt = client.queue(graph)
+        deadline = time.monotonic() + 120
+        run = comfy_server.output / "ideogram4_runs" / "kept_00001"
+        while newest() < steps:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (run / "stop.request").touch()
+        assert client.wait(prompt)["status"]["status_str"] == "success"
+        return newest()
+
+    def newest() -> int:
+        return max(event["step"] for event in journal(comfy_server, "kept_00001") if event["event"] == "step")
+
+    first = stopped_after(newest() + 1)
+    second = stopped_after(first + 1)
+    assert second > first

@@ -33,13 +33,13 @@ HOSTILE_IDS = [
 
 
 @pytest.mark.parametrize("run", HOSTILE_IDS)
-@pytest.mark.parametrize("what", ["journal", "previews/0/0", "files/run.json", "requests"])
+@pytest.mark.parametrize("what", ["journal", "previews/0/0", "files/loss.csv", "requests"])
 def test_what_is_no_run_is_never_opened(client: RouteClient, root: Path, run: str, what: str) -> None:
     folder = make_run(root)
-    put(folder, "run.json", b"{}")
+    put(folder, "loss.csv", b"step")
     shutil.copytree(folder, root / ".hidden")
     (root / "no_checkpoint").mkdir()
-    put(root / "no_checkpoint", "run.json", b"{}")
+    put(root / "no_checkpoint", "loss.csv", b"step")
     if os.name != "nt":
         (root / "link").symlink_to(folder)
     path = f"/runs/{run}/{what}"

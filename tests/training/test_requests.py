@@ -163,3 +163,15 @@ def test_a_folder_that_was_deleted_is_written_anew_with_all_that_was_done(run: C
     assert any("is written anew" in note for note in notes)
     assert [event["step"] for event in read_journal(folder) if event["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert trained.losses == plain.losses
+
+
+def test_how_often_a_run_was_kept_can_be_counted(run: Callable[..., Any]) -> None:
+    from ideogram4_lora_trainer.trainer_core.training.journal import times_kept
+
+    _, _, folder = run({1: "stop"})
+    assert times_kept(folder) == 1
+    run({4: "stop"}, resume=folder.name)
+    assert times_kept(folder) == 2
+    run({}, resume=folder.name)
+    assert times_kept(folder) == 2
+    assert times_kept(folder / "gone") == 0

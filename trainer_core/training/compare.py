@@ -33,9 +33,9 @@ def variants(loras: Mapping[str, Mapping[str, LoraWeights]], strengths: Sequence
     """The base model and every LoRA, by its label, at every strength that is not zero."""
     steady = [strength for strength in dict.fromkeys(strengths) if strength != 0]
     return [
-        Variant("base model"),
+        Variant("base"),
         *(
-            Variant(f"{label}, strength {strength:g}", modules, strength)
+            Variant(f"strength {strength:g}, {label}", modules, strength)
             for label, modules in loras.items()
             for strength in steady
         ),

@@ -12,6 +12,7 @@
     {"event": "validation", "time": ..., "step": 200, "loss": ..., "train_loss": ..., "sigmas": [...],
                             "losses": [...], "images": 4, "best": true}
     {"event": "preview",    "time": ..., "step": 200, "prompt": 0, "seconds": 14.2}
+    {"event": "beside",     "time": ..., "step": 200, "what": "previews"}  or "validation": begun between two steps
     {"event": "answered",   "time": ..., "step": 200, "request": "save", "done": true}
     {"event": "note",       "time": ..., "step": 200, "text": ...}
     {"event": "stopped",    "time": ..., "step": 200, "reason": ..., "message": ..., "lora": ...}
@@ -95,6 +96,11 @@ def read_journal(run_folder: Path) -> list[dict[str, Any]]:
             of_steps = {place: line for place, line in of_steps.items() if line["step"] <= step}
         others.append(event)
     return sorted([*of_steps.values(), *others], key=lambda event: event["step"])
+
+
+def times_kept(run_folder: Path) -> int:
+    """How often the run was stopped and kept."""
+    return sum(event["event"] == "stopped" and event.get("reason") == "kept" for event in _lines(run_folder / JOURNAL))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -206,9 +206,11 @@ def _train(
         """Measure and make pictures after `step` steps. Returns whether all pictures were made."""
         with clock.beside():
             if measure:
+                run.log.record("beside", step=step, what="validation")
                 run.validated(validation.measure(network, lambda sums: team.add_up(sums, [])), state)
             if not show:
                 return False
+            run.log.record("beside", step=step, what="previews")
             learnt, leave = lambda: trained_weights(adapters) if step else {}, run.checkpoint_bytes
             return previews.make(network, run.folder, step, learnt, last=last, leave_bytes=leave)
 

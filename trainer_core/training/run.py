@@ -176,13 +176,17 @@ class Run:
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after `step` steps."""
-        return self._saves.due(step)
+        return self._saves.due(step) or not self._is_there()
+
+    def _is_there(self) -> bool:
+        """Whether the run still has its folder, and that is the one that it has locked."""
+        return self.folder is None or (self.folder / (LOCK if self._lock and self._lock.held else "")).exists()
 
     def save(self, state: Callable[[], RunState]) -> bool:
         """Write a checkpoint; see `Saves.write`."""
         if self.folder is None:
             return False
-        if not (self.folder / (LOCK if self._lock and self._lock.held else "")).exists():
+        if not self._is_there():
             self._write_anew(self.folder, state().losses)
         return self._saves.write(self.folder, state, self.facts)
 

@@ -71,7 +71,7 @@ export function plan(goal, card, data) {
       values: { rank: Math.min(rank, limit.rank) },
       why: smallRank ? TEXT.rank.card : TEXT.rank[goal]
     },
-    ...(data ? [resolutionFor(card, data)] : []),
+    ...(data && Math.min(data.width, data.height) >= MIN_SIDE ? [resolutionFor(card, data)] : []),
     { node: 'settings', values: { batch_size: 1 }, why: TEXT.batch_size },
     { node: 'settings', values: { memory_mode: 'auto' }, why: TEXT.memory_mode }
   ]

@@ -33,6 +33,7 @@ const TEXT = await translated('run/buttons', {
 /** `{ element, show(feed) }`. */
 export function runButtons() {
   let feed = null
+  let starts = 0
   /** What was asked and is not answered yet: name to { starts, answers }, how many there were then. */
   const waiting = new Map()
   const buttons = {
@@ -81,8 +82,11 @@ export function runButtons() {
       say('')
       if (!sure.hidden) confirmStop(false)
     }
+    const again = feed?.state === next?.state && next && next.state.starts !== starts
+    starts = next?.state.starts ?? 0
     feed = next
     settle()
+    if (again && !waiting.size) say('')
     const running = Boolean(feed?.active && feed.state.started && !feed.state.end)
     const previews = Boolean(feed?.state.previewPlan?.prompts.length)
     if (!running && !sure.hidden) confirmStop(false)

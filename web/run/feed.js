@@ -21,6 +21,8 @@ export function watchRun(run, onChange) {
     files: [],
     /** Whether all that was there at first has been read: what comes after it is news. */
     caughtUp: false,
+    /** Notes that came with messages; the journal has them too, unless the disk is full. */
+    told: [],
     /** Why the last fetch failed, null when it did not. */
     error: null,
     look,

@@ -19,7 +19,7 @@ const TEXT = await translated('run/panel', {
   files: 'Files of the run:'
 })
 const EVENT = 'ideogram4_lora_trainer.run'
-const FILES_SHOWN = ['loss.png', 'loss.csv', 'run.json']
+const FILES_SHOWN = ['loss.png', 'loss.csv']
 const MIN_HEIGHT = 320
 const DEFAULT_SIZE = [460, 960]
 
@@ -82,18 +82,28 @@ function panelView(node, above) {
 
   const listeners = {
     [EVENT]: ({ detail }) => {
-      if (isOf(node, detail)) {
+      if (detail.run && isOf(node, detail)) {
         setPreparing(false)
         chooser.own(detail.run)
       }
-      if (detail.run === feed?.run) feed.look()
+      if (!detail.run || detail.run !== feed?.run) return
+      if (detail.note) feed.told.push(detail.note)
+      feed.look()
     },
     execution_error: ({ detail }) => {
-      if (!preparing || !executionIds(node).includes(String(detail?.node_id))) return
+      // A run that has begun tells in its journal why it ended.
+      const begun = feed?.active && feed.state.started
+      if (begun || !executionIds(node).includes(String(detail?.node_id))) return
       setPreparing(false, String(detail.exception_message ?? ''))
     },
+    execution_cached: ({ detail }) => {
+      if (detail?.nodes?.some((id) => executionIds(node).includes(String(id)))) progress.unchanged(true)
+    },
     executing: ({ detail }) => setPreparing(executionIds(node).includes(String(detail?.node ?? detail))),
-    execution_start: () => setPreparing(false, ''),
+    execution_start: () => {
+      progress.unchanged(false)
+      setPreparing(false, '')
+    },
     reconnected: () => {
       feed?.look()
       chooser.refresh()

@@ -70,7 +70,7 @@ export function previewGrid() {
     const numbers = Array.from({ length: columns }, (_, prompt) => prompt)
     const head = numbers.map((prompt) => {
       const text = promptText(state, prompt)
-      return { key: `prompt ${prompt} ${text}`, make: () => el('div', { class: 'i4-previews-prompt', title: text }, text) }
+      return { key: `prompt ${prompt} ${text}`, make: () => el('div', { class: 'i4-previews-prompt', title: text }, headOf(text)) }
     })
     const corner = { key: 'corner', make: () => el('div', { class: 'i4-previews-corner' }) }
     const body = steps.flatMap((step) => [
@@ -125,6 +125,17 @@ function columnCount(state) {
 
 function promptText(state, prompt) {
   return state.previewPlan?.prompts[prompt] || `prompt ${prompt + 1}`
+}
+
+/** What a JSON caption is about in one sentence; other prompts as they are. */
+function headOf(text) {
+  if (!text.startsWith('{')) return text
+  try {
+    const { high_level_description: about } = JSON.parse(text)
+    return typeof about === 'string' && about ? about : text
+  } catch {
+    return text
+  }
 }
 
 /** With the time of the picture: a step that is done again has a new one under the same address. */

@@ -17,6 +17,8 @@ const TEXT = await translated('run/progress', {
     loss: 'Smoothed: a mean over about fifty steps'
   },
   attention: 'Needs attention',
+  unchanged:
+    'Nothing was trained just now: nothing changed, so ComfyUI used its last result. To go on with this run, choose it under resume.',
   older: (count) => (count === 1 ? '1 earlier note' : `${count} earlier notes`),
   atStep: (step) => `step ${step.toLocaleString('en')}: `
 })
@@ -43,7 +45,8 @@ export function progressView(select) {
   )
   const numbers = el('div', { class: 'i4-numbers', hidden: true }, el('div', { class: 'i4-bar-line' }, steps, percent), bar, list)
   const notes = el('div', { class: 'i4-notes', hidden: true })
-  const element = el('header', { class: 'i4-run-head' }, choice, status, numbers, notes)
+  const again = el('p', { class: 'i4-state-detail', role: 'status', hidden: true })
+  const element = el('header', { class: 'i4-run-head' }, choice, status, again, numbers, notes)
   let shownNotes = ''
 
   function show(feed, preparing, problem) {
@@ -55,8 +58,17 @@ export function progressView(select) {
     const state = feed?.state
     numbers.hidden = !state?.started
     if (state?.started) showNumbers(feed, state)
+    const written = state?.notes ?? []
+    const lost = (feed?.told ?? []).filter((text) => !written.some((note) => note.text === text))
     // What ended the run is told above already.
-    showNotes((state?.notes ?? []).filter(({ text }) => text !== state.end?.message))
+    const all = [...written, ...lost.map((text) => ({ step: stepsDone(state), text }))]
+    showNotes(all.filter(({ text }) => text !== state.end?.message))
+  }
+
+  /** Say whether ComfyUI has handed out the last result again instead of training. */
+  function unchanged(is) {
+    setText(again, is ? TEXT.unchanged : '')
+    again.hidden = !is
   }
 
   function showNumbers(feed, state) {
@@ -91,7 +103,7 @@ export function progressView(select) {
     )
   }
 
-  return { element, show }
+  return { element, show, unchanged }
 }
 
 /** Only where it differs: a live region must not be read out again, nor a selection be lost. */

@@ -30,6 +30,8 @@ export function emptyState() {
     previews: new Map(),
     /** The newest last: { step, time, text }. */
     notes: [],
+    /** What is done between two steps at the moment: previews, validation or ''. */
+    beside: '',
     /** How often the run was started or resumed. */
     starts: 0,
     /** What became of requests, the newest last: { request, done, step }. */
@@ -60,7 +62,11 @@ const FOLDS = {
     for (const [key, preview] of state.previews) if (preview.step > event.step) state.previews.delete(key)
     begin(state, event)
   },
+  beside(state, event) {
+    state.beside = textOf(event.what)
+  },
   step(state, event) {
+    state.beside = ''
     put(state.points, {
       step: event.step,
       loss: numberOrNull(event.loss),
@@ -104,6 +110,7 @@ const FOLDS = {
     if (state.notes.length > MAX_NOTES) state.notes.shift()
   },
   answered(state, event) {
+    state.beside = ''
     state.answers.push({ request: textOf(event.request), done: event.done === true, step: event.step })
     if (state.answers.length > MAX_NOTES) state.answers.shift()
   },
@@ -118,6 +125,7 @@ const FOLDS = {
 function begin(state, event) {
   state.started = true
   state.starts += 1
+  state.beside = ''
   state.end = null
   state.firstStep = event.step
   state.secondsPerStep = null
@@ -129,6 +137,7 @@ function begin(state, event) {
 }
 
 function end(state, event) {
+  state.beside = ''
   state.end = {
     kind: event.event,
     step: event.step,

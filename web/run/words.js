@@ -13,6 +13,7 @@ const TEXT = await translated('run/words', {
   starting: 'Waiting',
   startingDetail: 'Everything is loaded. The first step is being done.',
   training: 'Training',
+  beside: { previews: 'Making previews', validation: 'Measuring the images held out' },
   finished: 'Finished',
   finishedDetail: 'The LoRA has gone on to the save node.',
   kept: 'Stopped and kept',
@@ -43,9 +44,11 @@ export function describe(feed, preparing, problem) {
   if (feed.error?.status === 404) return told('none', TEXT.gone, TEXT.goneDetail)
   if (feed.error) return told('offline', TEXT.noAnswer, feed.error.message)
   const { state } = feed
+  if (!state.started && feed.caughtUp && !feed.active) return told('failed', TEXT.cut, TEXT.cutDetail)
   if (!state.started) return told('waiting', TEXT.starting, feed.caughtUp ? '' : TEXT.reading)
   if (state.end) return describeEnd(state.end)
   if (!feed.active) return told('failed', TEXT.cut, TEXT.cutDetail)
+  if (state.beside) return told('training', TEXT.beside[state.beside] ?? TEXT.training, '')
   if (stepsDone(state) === state.firstStep) return told('waiting', TEXT.starting, TEXT.startingDetail)
   return told('training', TEXT.training, '')
 }

@@ -42,6 +42,7 @@ export default {
   },
   'run/words': {
     none: '还没有训练',
+    beside: { previews: '正在生成预览', validation: '正在测量留出的图像' },
     noneDetail: '按“运行”。进度、损失和预览会显示在这里。',
     preparing: '正在准备',
     preparingDetail: '正在加载并检查模型，之后开始训练。',
@@ -64,6 +65,7 @@ export default {
     unknown: '–'
   },
   'run/progress': {
+    unchanged: '刚才没有训练：没有任何改动，ComfyUI 直接使用了上次的结果。要继续这次训练，请在 resume 中选择它。',
     run: '训练',
     progress: '完成的步数',
     steps: (done, all) => `第 ${done} 步，共 ${all} 步`,
