@@ -128,6 +128,7 @@ const told = await withFrontend(url, { 'Comfy.VueNodes.Enabled': vueNodes, ...se
   await page.waitForTimeout(200)
   await picture(page, 'viewer')
   await page.keyboard.press('Escape')
+  await page.waitForSelector('.i4-preview-viewer', { state: 'detached', timeout: 5_000 }).catch(() => {})
   large.open = await page.locator('.i4-preview-viewer').count()
 
   await page.reload()
