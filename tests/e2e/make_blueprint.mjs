@@ -13,10 +13,12 @@ async function build({ api, blueprint, packId }) {
   const { graph } = window.app
   const inside = graph.nodes.filter(({ id }) => blueprint.nodes.includes(String(id)))
   for (const node of inside) node.properties.cnr_id = packId
-  const place = { 4: [0, 0], 5: [0, 600], 6: [420, 200], 7: [840, 100] }
+  // x, y, width, and the height where a panel takes what it is given.
+  const place = { 4: [0, 0, 440, 660], 5: [500, 0, 280], 6: [840, 200, 280], 7: [1180, 0, 460, 1000] }
   for (const node of inside) {
-    node.pos = place[node.id]
-    node.setSize([340, node.computeSize()[1]])
+    const [x, y, width, height] = place[node.id]
+    node.pos = [x, y]
+    node.setSize([width, height ?? node.computeSize()[1]])
   }
   const { subgraph, node: host } = graph.convertToSubgraph(new Set(inside))
   // What the frontend made an input of by itself would come before everything else.
@@ -27,6 +29,9 @@ async function build({ api, blueprint, packId }) {
     const input = subgraph.addInput(name, String(slot.type))
     if (!input.connect(slot, node)) throw new Error(`${name} cannot be an input of the subgraph`)
   }
+  // Beside the nodes, so that no wire goes back: the frontend puts both where the middle of the nodes was.
+  subgraph.inputNode.pos = [-240, 0]
+  subgraph.outputNode.pos = [1700, 0]
   subgraph.name = blueprint.title
   host.title = blueprint.title
   host.pos = [0, 0]

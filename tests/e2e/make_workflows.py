@@ -101,7 +101,7 @@ def _blueprint_payload(url: str) -> dict[str, Any]:
             "exposed": [
                 *([train, name] for name in ("settings", "previews")),
                 *([load, name] for name in ("dataset", "default_caption")),
-                [size, "resolution"],
+                *([size, name] for name in ("resolution", "custom")),
                 *([train, name] for name in ("steps", "learning_rate", "rank", "seed", "resume")),
             ],
         },

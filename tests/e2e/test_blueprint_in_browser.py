@@ -40,24 +40,74 @@ def test_model_vae_and_clip_go_in_and_a_lora_comes_out() -> None:
     assert subgraph["description"] and subgraph["category"]
 
 
-@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
-@pytest.mark.parametrize("vue_nodes", [False, True], ids=["canvas", "nodes 2.0"])
-def test_it_opens_and_trains(comfy_server: SimpleNamespace, vue_nodes: bool) -> None:
+def test_wires_inside_lead_from_left_to_right() -> None:
+    (subgraph,) = BLUEPRINT["definitions"]["subgraphs"]
+    place = {node["id"]: (node["pos"][0], node["pos"][0] + node["size"][0]) for node in subgraph["nodes"]}
+    for end in ("inputNode", "outputNode"):
+        left, _top, width, _height = subgraph[end]["bounding"]
+        place[subgraph[end]["id"]] = (left, left + width)
+    for link in subgraph["links"]:
+        (_, right_of_origin), (left_of_target, _) = place[link["origin_id"]], place[link["target_id"]]
+        assert right_of_origin < left_of_target, link
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "nodes 2.0"])
+def opened(
+    request: pytest.FixtureRequest, comfy_server: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """The blueprint, with a dataset dropped on its node, and then another one inside, which it is trained on."""
+    if reason := browser.missing():
+        pytest.skip(reason)
     comfy_server.client.post("/history", {"clear": True})
-    dataset = comfy_server.client.upload(f"blueprint_{vue_nodes}.zip", datasets.dataset_zip(3))
+    folder = tmp_path_factory.mktemp("drops")
+    drops = {name: folder / f"{name}_{request.param}.zip" for name in ("outside", "inside", "broken")}
+    drops["outside"].write_bytes(datasets.dataset_zip(2))
+    drops["inside"].write_bytes(datasets.dataset_zip(3))
+    drops["broken"].write_bytes(datasets.dataset_zip(3)[:-200])
     payload: dict[str, Any] = {
         "url": comfy_server.client.url,
         "blueprint": BLUEPRINT,
-        "vueNodes": vue_nodes,
+        "vueNodes": request.param,
         "loaders": LOADERS,
         "save": "Ideogram4SaveLoRA",
-        "values": {"dataset": dataset, "resolution": "custom", "steps": 3, "rank": 8},
-        "inside": {"Ideogram4ResolveResolution": {"custom": "64x64"}},
+        "values": {"resolution": "custom", "custom": "64x64", "steps": 3, "rank": 8},
+        "drops": {name: str(path) for name, path in drops.items()},
     }
-    opened = browser.run_script("blueprint.mjs", payload)
+    told = browser.run_script("blueprint.mjs", payload)
+    return {"names": {name: path.name for name, path in drops.items()}} | told
+
+
+def test_it_opens_without_a_missing_node(opened: Any) -> None:
     assert opened["unknown"] == opened["broken"] == []
     assert opened["widgets"][0] == "dataset"
+
+
+def test_a_zip_dropped_on_its_node_is_what_is_sent(opened: Any) -> None:
+    outside, name = opened["outside"], opened["names"]["outside"]
+    assert (outside["sent"], outside["outside"], outside["listed"]) == (name, name, True)
+
+
+def test_a_zip_that_cannot_be_read_is_told_outside_and_changes_nothing(opened: Any) -> None:
+    assert opened["names"]["broken"] in opened["refused"]["said"]
+    assert opened["refused"]["sent"] == opened["names"]["outside"]
+
+
+def test_inside_the_sheet_shows_what_is_chosen_outside(opened: Any) -> None:
+    assert opened["shared"]["tiles"] == 2
+
+
+def test_a_zip_dropped_inside_is_what_is_sent(opened: Any) -> None:
+    inside, name = opened["inside"], opened["names"]["inside"]
+    assert (inside["sent"], inside["outside"], inside["listed"]) == (name, name, True)
+    assert inside["tiles"] == 3
+
+
+def test_it_trains(opened: Any, comfy_server: SimpleNamespace) -> None:
     (files,) = (output["files"] for output in opened["outputs"] if "files" in output)
     assert opened["panel"] == len(files) == 3
     config = json.loads((comfy_server.output / "loras" / files[-1]["filename"]).read_text(encoding="utf-8"))
     assert (config["steps"], config["resolution"]) == (3, "64x64")
+
+
+def test_no_error_is_thrown_in_the_page(opened: Any) -> None:
+    assert opened["errors"] == []

@@ -27,6 +27,7 @@ HOSTILE_PROMPT = (
 )
 TYPED = [
     {"workflow": "train_from_zip", "type": "Ideogram4LoadDataset", "widget": "default_caption", "text": HOSTILE_PROMPT},
+    {"workflow": "train_and_watch", "type": "Ideogram4Previews", "widget": "prompts", "text": HOSTILE_PROMPT},
     {"workflow": "text_to_image", "type": "PrimitiveStringMultiline", "widget": "value", "text": HOSTILE_PROMPT},
     {"workflow": "image_to_image", "type": "PrimitiveStringMultiline", "widget": "value", "text": HOSTILE_PROMPT},
 ]

@@ -1,6 +1,6 @@
 // What the graph says about a dataset node: its own widgets, and the size that is chosen downstream.
 
-import { downstream, setWidgets, widgetValue } from '../lib/nodes.js'
+import { downstream, hostsAround, setWidgets, widgetOf, widgetValue } from '../lib/nodes.js'
 
 const RESOLUTION = 'Ideogram4ResolveResolution'
 
@@ -32,7 +32,15 @@ function chosenResolution(node) {
 
 /** Make `name` the chosen dataset of a node, as if it had been picked from the list. */
 export function chooseDataset(node, name) {
-  const { values } = node.widgets.find((candidate) => candidate.name === 'dataset').options ?? {}
-  if (Array.isArray(values) && !values.includes(name)) values.push(name)
+  const own = node.widgets.find((candidate) => candidate.name === 'dataset')
+  for (const widget of new Set([own, widgetOf(node, 'dataset')?.widget ?? own])) {
+    const { values } = widget.options ?? {}
+    if (Array.isArray(values) && !values.includes(name)) values.push(name)
+  }
   setWidgets([{ node, name: 'dataset', value: name }])
+}
+
+/** The nodes outside of a dataset node's subgraph that it can take files for: what is chosen there, is chosen for it. */
+export function hostsOfDataset(node) {
+  return widgetOf(node, 'dataset') ? hostsAround(node) : []
 }

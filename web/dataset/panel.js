@@ -1,8 +1,8 @@
 // On the dataset node: upload by button or drop, and the contact sheet of the dataset that is chosen.
 
 import { el, loadStyles } from '../lib/dom.js'
-import { addDatasetWidget } from './widget.js'
-import { chooseDataset, nodeChoice } from './graph.js'
+import { addDatasetWidget, createHostDrops } from './widget.js'
+import { chooseDataset, hostsOfDataset, nodeChoice } from './graph.js'
 import { createContents } from './contents.js'
 import { createUploader } from './uploader.js'
 import { readDataset, readRest } from './reader.js'
@@ -21,6 +21,7 @@ export function addDatasetPanel(node) {
   })
   const element = el('section', { class: 'i4-panel i4-dataset' }, uploader.element, contents.element)
   addDatasetWidget(node, element, uploader)
+  const hostDrops = createHostDrops(uploader)
 
   let shown = '' // what the panel shows, or is reading
   let seen = ''
@@ -48,6 +49,7 @@ export function addDatasetPanel(node) {
   // loaded, linked, or set on a node further down.
   const watch = setInterval(() => {
     if (!node.graph || document.hidden) return
+    hostDrops.offer(hostsOfDataset(node))
     const now = JSON.stringify(nodeChoice(node))
     if (now !== shown && now === seen) load()
     seen = now
@@ -62,6 +64,7 @@ export function addDatasetPanel(node) {
   node.onRemoved = function () {
     removed?.call(this)
     clearInterval(watch)
+    hostDrops.offer([])
     reading.abort()
     uploader.stop()
   }

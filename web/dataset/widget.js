@@ -1,5 +1,6 @@
 // The place of the panel on the node: its size, and what the mouse, the keys and drops do there.
 
+import { app } from '../../../scripts/app.js'
 import { bringsFiles, droppedFiles } from './files.js'
 
 const NAME = 'dataset_sheet'
@@ -42,15 +43,56 @@ function keepWheel(element) {
   element.addEventListener('pointerleave', () => window.removeEventListener('wheel', onWheel, early))
 }
 
+/** What the canvas asks of a node, and in Nodes 2.0 of whatever lies on it. */
+function dropHandlers(take) {
+  return {
+    onDragOver: bringsFiles,
+    onDragDrop(event) {
+      if (!bringsFiles(event)) return false
+      take(event)
+      return true
+    }
+  }
+}
+
+/**
+ * Files dropped on nodes that stand for the dataset node's subgraph: `offer(hosts)` says which these are now. One that
+ * has handlers of its own keeps them.
+ */
+export function createHostDrops(uploader) {
+  const given = new Map() // host: its handlers
+
+  function offer(hosts) {
+    for (const host of given.keys()) if (!hosts.includes(host)) takeBack(host)
+    for (const host of hosts) {
+      if (host.onDragOver || host.onDragDrop) continue
+      const handlers = dropHandlers((event) => take(host, event))
+      given.set(host, handlers)
+      Object.assign(host, handlers)
+    }
+  }
+
+  function takeBack(host) {
+    for (const [name, handler] of Object.entries(given.get(host))) if (host[name] === handler) delete host[name]
+    given.delete(host)
+  }
+
+  /** The panel cannot be seen from outside of the subgraph; what it says is told in a toast. */
+  async function take(host, event) {
+    await uploader.start(droppedFiles(event.dataTransfer))
+    const alert = uploader.element.querySelector('.i4-alert')
+    if (alert.hidden) return
+    const severity = alert.classList.contains('i4-bad') ? 'error' : 'warn'
+    const detail = alert.firstElementChild.textContent
+    app.extensionManager?.toast?.add({ severity, summary: host.title, detail })
+  }
+
+  return { offer }
+}
+
 function takeDrops(node, element, uploader) {
   const take = (event) => uploader.start(droppedFiles(event.dataTransfer))
-  // What the canvas asks of a node, and in Nodes 2.0 of whatever lies on it.
-  node.onDragOver = bringsFiles
-  node.onDragDrop = (event) => {
-    if (!bringsFiles(event)) return false
-    take(event)
-    return true
-  }
+  Object.assign(node, dropHandlers(take))
   const lit = (on) => element.classList.toggle('i4-dropping', on)
   element.addEventListener('dragover', (event) => {
     if (!bringsFiles(event)) return

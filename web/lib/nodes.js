@@ -39,8 +39,12 @@ function sources(node) {
   return (node.inputs ?? []).flatMap((input) => origins(node.graph, input.link))
 }
 
+function linkOf(graph, id) {
+  return graph?.getLink?.(id) ?? graph?.links?.[id]
+}
+
 function origins(graph, linkId) {
-  const link = linkId == null ? null : (graph?.getLink?.(linkId) ?? graph?.links?.[linkId])
+  const link = linkId == null ? null : linkOf(graph, linkId)
   if (!link) return []
   if (Number(link.origin_id) === SUBGRAPH_INPUT) {
     return hosts(graph).flatMap((host) => origins(host.graph, host.inputs?.[link.origin_slot]?.link))
@@ -58,7 +62,7 @@ export function downstream(node, slot, comfyClass, hops = MAX_HOPS) {
 function alongLinks(graph, linkIds, comfyClass, hops) {
   if (hops <= 0 || !graph) return null
   for (const id of linkIds ?? []) {
-    const link = graph.getLink?.(id) ?? graph.links?.[id]
+    const link = linkOf(graph, id)
     const found = link && atEnd(graph, link, comfyClass, hops - 1)
     if (found) return found
   }
@@ -84,27 +88,58 @@ function atEnd(graph, link, comfyClass, hops) {
 function hosts(subgraph) {
   const root = app.rootGraph
   if (!root || subgraph === root) return []
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
-  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
+  const standing = [...everyNode(root)].map(([, node]) => node).filter((node) => node.subgraph === subgraph)
+  return [...new Set(standing)] // one for every place of the subgraph that it is in itself
+}
+
+/** The nodes that stand for the subgraph of `node`, for the one that they are in themselves, and so on outwards. */
+export function hostsAround(node) {
+  return hosts(node.graph).flatMap((host) => [host, ...hostsAround(host)])
+}
+
+/**
+ * { node, widget } that holds the value of a widget: the node's own, or, where an input of its subgraph brings the
+ * value, that of the node which stands for the subgraph. Null where there is none, or any other link brings the value,
+ * or several nodes stand for the subgraph and may differ.
+ */
+export function widgetOf(node, name) {
+  const linked = node?.inputs?.find((input) => input.widget?.name === name && input.link != null)
+  if (!linked) {
+    const widget = node?.widgets?.find((candidate) => candidate.name === name)
+    return widget ? { node, widget } : null
+  }
+  const link = linkOf(node.graph, linked.link)
+  if (Number(link?.origin_id) !== SUBGRAPH_INPUT) return null
+  const standing = hosts(node.graph)
+  const outer = standing[0]?.inputs?.[link.origin_slot]?.widget
+  return standing.length === 1 && outer ? widgetOf(standing[0], outer.name) : null
 }
 
 /** The value of a widget; undefined where there is none, or a link brings the value. */
 export function widgetValue(node, name) {
-  if (node?.inputs?.some((input) => input.widget?.name === name && input.link != null)) return undefined
-  return node?.widgets?.find((widget) => widget.name === name)?.value
+  return widgetOf(node, name)?.widget.value
 }
 
-/** Give widgets new values, [{ node, name, value }], as if they had been typed; one step for undo. */
+/**
+ * Give widgets new values, [{ node, name, value }], as if they had been typed; one step for undo. Where a widget outside
+ * of the node's subgraph holds the value, both change: the one inside is not sent, but it is seen.
+ */
 export function setWidgets(changes) {
   const { canvas } = app
   canvas?.emitBeforeChange?.()
   for (const { node, name, value } of changes) {
-    const widget = node.widgets.find((candidate) => candidate.name === name)
-    const before = widget.value
-    widget.value = value
-    widget.callback?.(value, canvas, node)
-    node.onWidgetChanged?.(name, value, before, widget)
-    node.setDirtyCanvas?.(true, true)
+    const own = node.widgets.find((candidate) => candidate.name === name)
+    type(node, own, value)
+    const holder = widgetOf(node, name)
+    if (holder && holder.widget !== own) type(holder.node, holder.widget, value)
   }
   canvas?.emitAfterChange?.()
+}
+
+function type(node, widget, value) {
+  const before = widget.value
+  widget.value = value
+  widget.callback?.(value, app.canvas, node)
+  node.onWidgetChanged?.(widget.name, value, before, widget)
+  node.setDirtyCanvas?.(true, true)
 }

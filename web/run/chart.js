@@ -130,8 +130,7 @@ function lines(state, off, toX, toY, log) {
   const dots = (name, key, shape) =>
     off.has(name)
       ? []
-      : state.validations
-          .filter((item) => of(key)(item) !== null)
+      : spread(state.validations.filter((item) => of(key)(item) !== null), ({ step }) => toX(step), MARK_GAP)
           .map((item) => shape(toX(item.step), toY(item[key]), `i4-line-${name}`))
   return [
     line('raw', state.points, 'loss'),
