@@ -79,6 +79,8 @@ def trained_items(settings: TrainSettings, item_count: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=2)
 def _split(seed: int, held_out: int, item_count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if not held_out:
+        return (), tuple(range(item_count))
     chosen = set(torch.randperm(item_count, generator=generator(seed, "validation"))[:held_out].tolist())
     return tuple(sorted(chosen)), tuple(item for item in range(item_count) if item not in chosen)
 
