@@ -246,8 +246,9 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
 
                 asked = run.asked()
-                stop = "stop" in asked and team.ends_early()
-                last = stop or step + 1 == settings.steps
+                ends = step + 1 == settings.steps
+                stop = "stop" in asked and not ends and team.ends_early()
+                last = stop or ends
                 save = last or run.due(step + 1) or "save" in asked
                 measure = not stop and validation.due(step + 1, last=last)
                 show = previews.due(step + 1, last=last, asked="preview" in asked) and not stop

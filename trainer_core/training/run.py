@@ -257,7 +257,6 @@ class Run:
         early: the user wants what is trained so far; the run can still be gone on with.
         """
         saved, steps = self.save(state), self.facts.settings.steps
-        early = early and self.log.step < steps
         if not saved:
             self.log.note(unsaved_words(self.log.step, steps, self._saves.refusal))
         best = self._saves.best
