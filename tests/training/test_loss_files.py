@@ -79,11 +79,11 @@ def test_what_is_there_is_seen() -> None:
     """Each part of the picture changes it."""
     steps, loss = [1, 2, 3, 4], [0.5, 0.45, 0.55, 0.4]
     plain = LossCurves(steps=steps, loss=loss)
-    validations = [Validation(1, 0.5), Validation(3, 0.45), Validation(4, 0.48)]
+    validations = [Validation(1, 0.5, best=True), Validation(3, 0.45, best=True), Validation(4, 0.48)]
     others = [
         LossCurves(steps=steps, loss=loss, smoothed=[0.5] * 4),
         LossCurves(steps=steps, loss=loss, validations=validations),
-        LossCurves(steps=steps, loss=loss, validations=[Validation(v.step, v.loss, 0.47) for v in validations]),
+        LossCurves(steps=steps, loss=loss, validations=[Validation(v.step, v.loss, 0.47, v.best) for v in validations]),
         LossCurves(steps=steps, loss=loss, checkpoints=[2]),
         LossCurves(steps=steps, loss=[0.5, None, 0.55, 0.4]),
     ]

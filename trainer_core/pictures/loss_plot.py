@@ -35,6 +35,8 @@ class Validation:
     step: int
     loss: float
     train_loss: float | None = None
+    best: bool = False
+    """The lowest so far of those that can be compared, when it was made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,8 @@ class LossCurves:
 
     @property
     def best(self) -> Validation | None:
-        """The lowest validation loss, the first of equal ones."""
-        return min(self.validations, key=lambda validation: validation.loss, default=None)
+        """The newest that was the best so far."""
+        return next((validation for validation in reversed(self.validations) if validation.best), None)
 
 
 def draw_loss(curves: LossCurves, title: str) -> Image.Image:

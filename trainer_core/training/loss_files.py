@@ -57,7 +57,7 @@ def loss_curves(events: list[dict[str, Any]]) -> LossCurves:
     """What the picture shows. A skipped step keeps the smoothed loss that was there before it, and has no loss."""
     steps = [event for event in events if event["event"] == "step"]
     validations = {
-        event["step"]: Validation(event["step"], loss, _number(event.get("train_loss")))
+        event["step"]: Validation(event["step"], loss, _number(event.get("train_loss")), event.get("best") is True)
         for event in events
         if event["event"] == "validation" and (loss := _number(event.get("loss"))) is not None
     }
