@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runner as runner_module
 import torch
 from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 from ideogram4_lora_trainer.trainer_core.errors import WrongModel, WrongTextEncoder, WrongVae
 from ideogram4_lora_trainer.trainer_core.lora_files import read_lora, save_lora
 from ideogram4_lora_trainer.trainer_core.model import host, sampling
 from ideogram4_lora_trainer.trainer_core.training import previews as previews_module
-from ideogram4_lora_trainer.trainer_core.training.journal import read_journal
-from ideogram4_lora_trainer.trainer_core.training.loop import train
 from ideogram4_lora_trainer.trainer_core.training.previews import PreviewSettings, preview_file
 from ideogram4_lora_trainer.trainer_core.training.requests import ask
-from networks import place_under, snapshot, training_data, unchanged
+from networks import snapshot, unchanged
 from PIL import Image
 
 SETTINGS = TrainSettings(steps=4, rank=2, learning_rate=1e-2, warmup_steps=0)
@@ -45,26 +44,9 @@ def pictures(tiny_model: Callable[..., Any], tiny_clip: Any, tiny_vae: Any) -> C
     return make
 
 
-class Runner:
-    """Trains a tiny model on random data in a folder, with previews."""
-
-    def __init__(self, patcher: Any, folder: Path) -> None:
-        self.patcher, self.folder = patcher, folder
-        self.data = training_data(folder / "encodings", patcher)
-        self.notes: list[str] = []
-
+class Runner(runner_module.Runner):
     def train(self, settings: TrainSettings = SETTINGS, **options: Any) -> Any:
-        with torch.inference_mode():
-            place = place_under(self.folder, **options.pop("place", {}))
-            return train(self.patcher, self.data, settings, place, on_note=self.notes.append, **options)
-
-    @property
-    def run(self) -> Path:
-        (run,) = (self.folder / "runs").iterdir()
-        return run
-
-    def journal(self, kind: str) -> list[Any]:
-        return [event for event in read_journal(self.run) if event["event"] == kind]
+        return super().train(settings, **options)
 
     def picture(self, step: int, prompt: int) -> np.ndarray:
         return np.asarray(Image.open(self.run / preview_file(step, prompt)))

@@ -8,44 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runner as runner_module
 import torch
 from ideogram4_lora_trainer.trainer_core.config import TrainSettings
 from ideogram4_lora_trainer.trainer_core.errors import SettingsError
 from ideogram4_lora_trainer.trainer_core.training import validation as validation_module
 from ideogram4_lora_trainer.trainer_core.training.best import Best
 from ideogram4_lora_trainer.trainer_core.training.checkpoints import list_checkpoints
-from ideogram4_lora_trainer.trainer_core.training.journal import read_journal
-from ideogram4_lora_trainer.trainer_core.training.loop import train
 from ideogram4_lora_trainer.trainer_core.training.plan import held_out_items, plan_step, trained_items
 from ideogram4_lora_trainer.trainer_core.training.validation import ValidationReport
-from networks import place_under, training_data
+from networks import training_data
 
 SETTINGS = TrainSettings(steps=12, rank=2, learning_rate=3e-3, warmup_steps=0, validation_images=2, validation_every=4)
 COUNT = 6
 
 
-class Runner:
+class Runner(runner_module.Runner):
     def __init__(self, patcher: Any, folder: Path) -> None:
-        self.patcher, self.folder = patcher, folder
-        self.data = training_data(folder / "encodings", patcher, count=COUNT)
-        self.notes: list[str] = []
+        super().__init__(patcher, folder, count=COUNT)
 
     def train(self, settings: TrainSettings = SETTINGS, **options: Any) -> Any:
-        with torch.inference_mode():
-            place = place_under(self.folder, **options.pop("place", {}))
-            return train(self.patcher, self.data, settings, place, on_note=self.notes.append, **options)
-
-    @property
-    def run(self) -> Path:
-        (run,) = (self.folder / "runs").iterdir()
-        return run
+        return super().train(settings, **options)
 
     def measurements(self) -> list[dict[str, Any]]:
-        return [
-            {key: value for key, value in event.items() if key != "time"}
-            for event in read_journal(self.run)
-            if event["event"] == "validation"
-        ]
+        return [{key: value for key, value in event.items() if key != "time"} for event in self.journal("validation")]
 
 
 @pytest.fixture
