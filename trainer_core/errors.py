@@ -18,6 +18,12 @@ class SettingsError(UserError):
     code = "settings_rejected"
 
 
+class RemoteRefused(UserError):
+    """A URL or data URI that may not be used, or what is behind it cannot be had."""
+
+    code = "url_refused"
+
+
 # ---- dataset -------------------------------------------------------------------------------------------------
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import dataclasses
 import gc
 import io
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,111 +16,18 @@ from typing import Any
 import pytest
 from dataset_forge import png, zip_of
 from ideogram4_lora_trainer.trainer_core.dataset import Network, fetch_dataset, open_url
-from ideogram4_lora_trainer.trainer_core.dataset.addresses import is_public
 from ideogram4_lora_trainer.trainer_core.errors import DatasetUnreadable, NoImagesFound
+from ideogram4_lora_trainer.trainer_core.remote.addresses import is_public
+from internet import PUBLIC, Internet, ok, redirect, running_internet
 
 ZIP = zip_of({"a.png": png(), "a.txt": "a caption"})
-PUBLIC = "93.184.216.34"
-
-# For dataset.test and other.test, which exist nowhere; valid from 2020 to 2120, trusted by these tests alone.
-CERTIFICATE = """\
------BEGIN CERTIFICATE-----
-MIIBhTCCASygAwIBAgIBATAKBggqhkjOPQQDAjAXMRUwEwYDVQQDDAxkYXRhc2V0
-LnRlc3QwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMBcxFTATBgNV
-BAMMDGRhdGFzZXQudGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABBsrEdPo
-lSCRzBf06Tg7cSPTBfY7qw0nd1RSoqY0nG4DuznYy6jHpBsePmn7GbFVIUHTwBXK
-GYeQABxjfzOroQajZzBlMA8GA1UdEwEB/wQFMAMBAf8wHQYDVR0OBBYEFFCBYyky
-V++mvp5XvdhQJ5B4undtMA4GA1UdDwEB/wQEAwIChDAjBgNVHREEHDAaggxkYXRh
-c2V0LnRlc3SCCm90aGVyLnRlc3QwCgYIKoZIzj0EAwIDRwAwRAIga/nLo6JfSfSl
-qFpFcT0xxmtlTOI80er7sKZRZ7XgwUcCIGsY+M0qrpXukdFo8JKsWi+PQxue5SNp
-ONlicFo5BEGc
------END CERTIFICATE-----
-"""
-KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg6gcIKsxtu20YwMAb
-z1TvKzGyUXJwUYoVL0J7OB+TNRahRANCAAQbKxHT6JUgkcwX9Ok4O3Ej0wX2O6sN
-J3dUUqKmNJxuA7s52Muox6QbHj5p+xmxVSFB08AVyhmHkAAcY38zq6EG
------END PRIVATE KEY-----
-"""
-
-Answer = Callable[[ssl.SSLSocket, str], None]
-
-
-def ok(body: bytes, *headers: str) -> bytes:
-    lines = ("HTTP/1.1 200 OK", *(headers or (f"Content-Length: {len(body)}",)), "", "")
-    return "\r\n".join(lines).encode() + body
-
-
-def redirect(location: str, status: int = 302) -> bytes:
-    return f"HTTP/1.1 {status} Go\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
-
-
-@dataclasses.dataclass
-class Internet:
-    """Names, what they resolve to, and one server that answers for all of them."""
-
-    port: int
-    certificate_file: Path
-    addresses: dict[str, list[str]] = dataclasses.field(default_factory=lambda: {"dataset.test": [PUBLIC]})
-    answers: dict[str, bytes | Answer] = dataclasses.field(default_factory=dict)
-    """By request target; bytes are sent as they are."""
-    requests: list[str] = dataclasses.field(default_factory=list)
-    connected: list[tuple[str, int]] = dataclasses.field(default_factory=list)
-
-    @property
-    def network(self) -> Network:
-        return Network(resolve=self.resolve, connect=self.connect, tls_context=self.context)
-
-    def resolve(self, host: str, port: int, **_: Any) -> list[Any]:
-        if host not in self.addresses:
-            raise socket.gaierror(-2, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses[host]]
-
-    def connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
-        """Every public address leads to the server of the test."""
-        self.connected.append(address)
-        return socket.create_connection(("127.0.0.1", self.port), timeout)
-
-    def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.certificate_file))
-
-    def serve(self, listener: socket.socket, context: ssl.SSLContext) -> None:
-        while True:
-            try:
-                raw, _ = listener.accept()
-            except OSError:
-                return  # the test is over
-            with contextlib.suppress(OSError), raw, context.wrap_socket(raw, server_side=True) as client:
-                self.answer(client)
-
-    def answer(self, client: ssl.SSLSocket) -> None:
-        request = b""
-        while b"\r\n\r\n" not in request and (piece := client.recv(4096)):
-            request += piece
-        self.requests.append(request.decode())
-        answer = self.answers.get(request.split(b" ")[1].decode(), b"HTTP/1.1 404 Not Found\r\n\r\n")
-        if isinstance(answer, bytes):
-            client.sendall(answer)
-        else:
-            answer(client, request.decode())
 
 
 @pytest.fixture
 def internet(tmp_path: Path) -> Iterator[Internet]:
-    (tmp_path / "cert.pem").write_text(CERTIFICATE)
-    (tmp_path / "key.pem").write_text(KEY)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        internet = Internet(listener.getsockname()[1], tmp_path / "cert.pem")
+    with running_internet(tmp_path) as internet:
         internet.answers["/set.zip"] = ok(ZIP)
-        thread = threading.Thread(target=internet.serve, args=(listener, context), daemon=True)
-        thread.start()
         yield internet
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-    assert not thread.is_alive()
 
 
 @pytest.fixture

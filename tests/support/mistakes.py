@@ -175,11 +175,11 @@ def register_page(title: str, url: str, status: int, reason: str) -> None:
         answer = SimpleNamespace(
             status=status, reason=reason, length=None, getheader=lambda _name, default="": default, read1=page.read1
         )
-        from ideogram4_lora_trainer.trainer_core.dataset import remote
+        from ideogram4_lora_trainer.trainer_core.remote import connection
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(folder_paths, "temp_directory", str(server.base / "temp"))
-            patch.setattr(remote, "_response", lambda *_: contextlib.nullcontext(answer))
+            patch.setattr(connection, "request", lambda *_: contextlib.nullcontext(answer))
             return said_by("LoadDataset", dataset="none", default_caption="", force_default_caption=False, url=url)
 
 

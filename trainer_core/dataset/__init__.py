@@ -1,5 +1,6 @@
 """A zip or folder of images and captions, checked, and turned into pixels and texts of one size. No torch here."""
 
+from ..remote import Network
 from .ahead import ReadImage, read_ahead
 from .crop import CropBox, crop_box, fit_image
 from .dataset import Dataset, Item, caption_for_crop, load_pixels
@@ -7,7 +8,7 @@ from .images import decode_image
 from .json_caption import check_json_caption
 from .listing import Skipped
 from .opening import open_dataset, open_url
-from .remote import Network, fetch_dataset
+from .remote import fetch_dataset
 from .report import report
 from .resolution import PRESETS, Resolution, check_fit, resolve_resolution
 

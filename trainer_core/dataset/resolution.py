@@ -45,9 +45,20 @@ def resolve_resolution(dataset: Dataset, resolution: str, custom: str = "", *, m
 
     `min_side` is the smallest side that the model accepts: 256 for Ideogram 4. Raises `ResolutionRejected`.
     """
-    choice = resolution.strip().lower()
-    if choice == "auto":
+    if resolution.strip().lower() == "auto":
         return _auto(dataset, min_side)
+    return fixed_resolution(resolution, custom, min_side=min_side)
+
+
+def check_resolution(resolution: str) -> None:
+    """Raise `ResolutionRejected` for what no dataset can be trained at."""
+    if resolution.strip().lower() != "auto":
+        fixed_resolution(resolution)
+
+
+def fixed_resolution(resolution: str, custom: str = "", *, min_side: int = 16) -> Resolution:
+    """As `resolve_resolution`, for all but `auto`. Raises `ResolutionRejected`."""
+    choice = resolution.strip().lower()
     if choice in PRESETS:
         return _checked(*PRESETS[choice], f"preset {choice}", min_side)
     if choice == "custom" and not custom.strip():

@@ -50,6 +50,15 @@ _NOT_PUBLIC_V6 = tuple(
 _HOLDS_V4 = (ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("64:ff9b::/96"))  # mapped; NAT64
 
 
+def is_number(text: str) -> bool:
+    """Whether `text` is a numeric address, which a connection can go to without another look-up."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_public(address: str) -> bool:
     """Whether a numeric address, as a resolver returns it, belongs to the public internet."""
     try:
