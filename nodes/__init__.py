@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .compare_lora import Ideogram4CompareLoRA
 from .encode_dataset import Ideogram4EncodeDataset
+from .expand_prompt import Ideogram4ExpandPrompt
 from .load_dataset import Ideogram4LoadDataset
 from .load_lora import Ideogram4LoadLoRA
 from .previews import Ideogram4Previews
@@ -27,4 +28,5 @@ class Ideogram4TrainerExtension(ComfyExtension):
             Ideogram4LoadLoRA,
             Ideogram4Previews,
             Ideogram4CompareLoRA,
+            Ideogram4ExpandPrompt,
         ]
