@@ -11,7 +11,7 @@ if __package__:
 
     # ComfyUI's nodes can be loaded without its server, for a script or a test.
     if getattr(PromptServer, "instance", None) is not None:
-        register(PromptServer.instance.routes)
+        register(PromptServer.instance.routes, PromptServer.instance.app)
 
     async def comfy_entrypoint() -> Ideogram4TrainerExtension:
         return Ideogram4TrainerExtension()

