@@ -1,4 +1,4 @@
-"""Make example_workflows/ and subgraphs/ from the API graphs in tests/workflows/, and the pictures of docs/images/.
+"""Make example_workflows/ and subgraphs/ from the API graphs of example_workflows/api/, and the pictures in docs/.
 
     python dev.py test --collect-only          (once: sets up .dev/)
     .dev/venv/bin/python -m tests.e2e.make_workflows

@@ -1,6 +1,6 @@
 // Where the nodes of the example workflows stand: [x, y, width, height]; a missing height is the node's own.
 // Nodes that show text while they run are taller than they need to be. Notes have no inline code: Nodes 2.0 shows it
-// unreadably. Keys are the node ids of the API graph in tests/workflows/. Groups enclose the nodes that they name.
+// unreadably. Keys are the node ids of the API graph in example_workflows/api/. Groups enclose the nodes that they name.
 
 const BLUE = '#5b9bc8'
 const GREEN = '#7fb37f'

@@ -9,7 +9,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "example_workflows"
 BLUEPRINT = ROOT / "subgraphs" / "Train Ideogram 4 LoRA.json"
-API_FOLDER = ROOT / "tests" / "workflows"
+API_FOLDER = ROOT / "example_workflows" / "api"
 
 FILES = {
     "train_from_zip": "Train a LoRA from a zip",

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parents[1] / "workflows"
+FOLDER = Path(__file__).resolve().parents[2] / "example_workflows" / "api"
 Graph = dict[str, dict[str, Any]]
 
 
