@@ -21,7 +21,7 @@ from typing import Any
 import pydantic
 from aiohttp import web
 
-from ...trainer_core.errors import UserError
+from ...trainer_core.errors import SaveFailed, UserError
 from ..guard import Handler, Refusal, refuse_other_sites
 from .settings import KEY_VARIABLE, MIN_KEY_LENGTH, ApiSettings, digest, key_of_environment, valid_digest
 from .words import without_paths
@@ -131,9 +131,14 @@ def keyed(handler: Handler, guesses: Guesses) -> Handler:
             return error_answer(refusal.status, refusal.code, str(refusal))
         except Invalid as invalid:
             return invalid_answer(invalid)
+        except SaveFailed as error:
+            return error_answer(507, error.code, without_paths(str(error)))
         except UserError as error:
             return error_answer(400, error.code, without_paths(str(error)))
-        except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+        except ConnectionError:
+            # Whoever asked is gone, which is no defect: raised on, it would fill the log with tracebacks.
+            return error_answer(400, "unreadable", "The connection was lost.")
+        except (web.HTTPException, asyncio.CancelledError):
             raise
         except Exception:
             # Boundary with the network: a defect of ours must not show a stranger where our files lie.

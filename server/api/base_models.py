@@ -9,6 +9,7 @@ from pathlib import PureWindowsPath  # which takes both slashes
 import folder_paths
 import pydantic
 
+from ...trainer_core.paths import shown
 from .access import Invalid
 from .settings import ApiSettings
 
@@ -59,23 +60,27 @@ def choose(wish: ModelFiles | None, settings: ApiSettings, *, unconditional: boo
 
 def _one(kind: str, named: Mapping[str, str], of_settings: Mapping[str, str]) -> str:
     there = listed(kind)
-    for source, place in ((named, ["models", kind]), (of_settings, ["models"])):
-        wanted = source.get(kind)
+    if kind in named or kind in of_settings:
+        wanted = named.get(kind, of_settings.get(kind, ""))
         if wanted in there:
-            return str(wanted)
-        if wanted is not None and source is named:
-            message = f"ComfyUI has no file of that name in {FOLDERS[kind]}. Use a name that its loader lists."
-            raise Invalid.field(place, "model_not_found", message)
-    found = next(
-        (name for standard in STANDARD[kind] for name in there if PureWindowsPath(name).name == standard), None
-    )
-    if found is None:
+            return wanted
+        source = "" if kind in named else ", which is chosen in its settings under Ideogram 4 LoRA Trainer"
+        message = f"ComfyUI has no file {shown(wanted)} in {FOLDERS[kind]}{source}. Use a name that its loader lists."
+        raise Invalid.field(["models", kind], "model_not_found", message)
+    found = standard_file(kind)
+    if not found:
         message = (
             f"ComfyUI has none of {', '.join(STANDARD[kind])} in {FOLDERS[kind]}. Put one there, choose your own file "
             f"in ComfyUI's settings under Ideogram 4 LoRA Trainer, or name it in the request as models.{kind}."
         )
         raise Invalid.field(["models", kind], "model_not_found", message)
     return found
+
+
+def standard_file(kind: str) -> str:
+    """The standard file that is there, by the name that ComfyUI's loader lists, "" if there is none."""
+    by_file = {PureWindowsPath(name).name: name for name in reversed(listed(kind))}
+    return next((by_file[standard] for standard in STANDARD[kind] if standard in by_file), "")
 
 
 def listed(kind: str) -> Sequence[str]:

@@ -7,7 +7,6 @@ deleted in the page, history cleared, ComfyUI ended) is noticed and told as it i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
@@ -15,7 +14,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pydantic
 
@@ -24,8 +22,7 @@ from ..guard import Refusal
 from . import prompts
 from .endpoints import Context, Endpoint
 from .failures import CANCELLED, LOST, REMOVED, failure_of
-from .files import data_uri
-from .run_log import RunLog, find_run_folder, line
+from .reports import Reports, answer
 from .settings import ApiSettings
 from .store import Record, Store
 from .webhooks import Webhooks
@@ -36,21 +33,19 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL_S = 0.2
 MAX_OPEN = 200
 """Requests that wait or run."""
-MAX_RUN_LOGS = 50
 
 
 class Desk:
     def __init__(self, store: Store, endpoints: dict[str, Endpoint], runs_folder: Callable[[], Path]) -> None:
         self.store = store
         self.endpoints = endpoints
-        self.webhooks = Webhooks(store, self.answer)
-        self._runs_folder = runs_folder
+        self.webhooks = Webhooks(store, answer)
         self._changing = asyncio.Lock()
         """Held while a request goes from one state to another."""
         self._following: asyncio.Task[None] | None = None
         self._ended: dict[str, asyncio.Event] = {}
         """Of those that are in ComfyUI's queue: they are followed."""
-        self._logs: dict[str, RunLog] = {}
+        self.reports = Reports(runs_folder)
         self._missing: set[str] = set()
 
     # ---- taking ----------------------------------------------------------------------------------------------
@@ -73,7 +68,8 @@ class Desk:
             values=job.values,
             webhook={"url": webhook, "attempts": 0, "next": 0.0, "done": False} if webhook else {},
         )
-        await asyncio.to_thread(self.store.prune)
+        kept = [endpoint.path for endpoint in self.endpoints.values() if endpoint.is_kept]
+        await asyncio.to_thread(self.store.prune, kept)
         return await self._queue(record)
 
     async def resume(self, record: Record) -> Record:
@@ -105,7 +101,7 @@ class Desk:
         return record
 
     def _graph_to_go_on(self, record: Record) -> dict[str, Any]:
-        folder = find_run_folder(self._runs_folder(), record.run_name) if record.run_name else None
+        folder = self.reports.run_folder(record)
         graph = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in record.graph.items()}
         for node in graph.values():
             if node["class_type"] == "Ideogram4TrainLoRA" and folder is not None:
@@ -156,9 +152,9 @@ class Desk:
         elif (outcome.get("status") or {}).get("status_str") == "success":
             try:
                 made = self.endpoints[record.endpoint].result(record, outcome.get("outputs") or {})
-                notes = (*record.notes, *made.notes)
-                files = tuple(made.files)
-                return dataclasses.replace(record, state="succeeded", files=files, payload=made.payload, notes=notes)
+                files, notes = tuple(made.files), tuple(made.notes)
+                ending = {"files": files, "payload": made.payload, "last_notes": notes}
+                return dataclasses.replace(record, state="succeeded", **ending)
             except UserError as fault:
                 error = {"status": 500, "code": fault.code, "message": without_paths(str(fault))}
         else:
@@ -223,70 +219,12 @@ class Desk:
             return ahead < 0
         return record.state == "running"
 
-    async def logs(self, record: Record) -> list[dict[str, str]]:
-        """What is to be told of a request so far; the list only grows."""
-        lines = [line("Queued in ComfyUI.", record.created)]
-        lines += [line(note, record.created, "WARN") for note in record.notes]
-        run = await asyncio.to_thread(self._run_log, record)
-        if run is not None:
-            lines += run.lines
-        return lines
-
-    def _run_log(self, record: Record) -> RunLog | None:
-        if not record.run_name:
-            return None
-        known = self._logs.get(record.id)
-        if known is None:
-            folder = find_run_folder(self._runs_folder(), record.run_name)
-            if folder is None:
-                return None
-            while len(self._logs) >= MAX_RUN_LOGS:
-                self._logs.pop(next(iter(self._logs)))
-            known = self._logs[record.id] = RunLog(folder)
-        known.read()
-        return known
-
-    async def progress(self, record: Record) -> tuple[int, int]:
-        """Steps that its training has done, and that there are; (0, 0) while there is none."""
-        run = await asyncio.to_thread(self._run_log, record)
-        return (run.step, run.steps) if run else (0, 0)
-
-    async def answer(self, record: Record, base: str = "") -> dict[str, Any]:
-        """The payload with its files, as addresses or as data; `base` is the address of this server."""
-        filled: dict[str, Any] = await asyncio.to_thread(_filled, record.payload, record, base or record.base)
-        return filled
-
 
 _STATE_WORDS = {
     "queued": "not begun yet; it waits in ComfyUI's queue",
     "running": "not ended yet; it is running",
     "succeeded": "succeeded already",
 }
-
-
-def _filled(value: Any, record: Record, base: str) -> Any:
-    if isinstance(value, dict):
-        kind = next((kind for kind in ("$file", "$data") if kind in value), None)
-        if kind is None:
-            return {key: _filled(part, record, base) for key, part in value.items()}
-        rest = {key: part for key, part in value.items() if key != kind}
-        file = file_object(record, value[kind], base)
-        if kind == "$data":
-            with contextlib.suppress(OSError):  # a file that was deleted since: its address says so
-                file["url"] = data_uri(record.files[value[kind]])
-        return {**file, **rest}
-    return [_filled(part, record, base) for part in value] if isinstance(value, list) else value
-
-
-def file_object(record: Record, index: int, base: str) -> dict[str, Any]:
-    """fal's File: where it is, and what."""
-    file = record.files[index]
-    return {
-        "url": f"{base}/fal/files/{record.id}/{index}/{quote(file['filename'])}",
-        "content_type": file["content_type"],
-        "file_name": file["filename"],
-        "file_size": file["bytes"],
-    }
 
 
 def _times(record: Record, outcome: prompts.Outcome | None) -> tuple[float, float]:

@@ -58,3 +58,5 @@ class Endpoint:
     """Called on a thread. Raises `UserError` where what should be there is not."""
     faults: dict[str, str] = dataclasses.field(default_factory=dict)
     """Which field of the input an error's code is about."""
+    is_kept: bool = False
+    """Its requests are never forgotten, because something else is told by them."""

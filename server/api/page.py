@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import threading
-from pathlib import PureWindowsPath  # which takes both slashes
 from typing import Any
 
 from aiohttp import web
@@ -22,9 +21,10 @@ from ...trainer_core.storage import open_regular
 from ..guard import PREFIX, Refusal, guarded, number_of, read_json, text_of
 from .access import MAX_KEY_LENGTH
 from .addresses import base_of
-from .base_models import FOLDERS, STANDARD, listed
+from .base_models import FOLDERS, listed, standard_file
 from .settings import (
     KEY_VARIABLE,
+    LARGEST_MAX_IMAGES,
     MAX_FILE_BYTES,
     MIN_KEY_LENGTH,
     MODEL_KINDS,
@@ -38,8 +38,8 @@ from .words import without_paths
 
 MAX_BODY_BYTES = 16 * 2**10
 MAX_NAME_LENGTH = 1000
-LEAST_MAX_IMAGES, MOST_MAX_IMAGES = 15, 10_000
-"""What `max_images` may be; Ideogram asks for 15 at least."""
+LEAST_MAX_IMAGES = 15
+"""Of `max_images`: Ideogram asks for 15 images at least."""
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
@@ -57,7 +57,7 @@ class _Views:
         return await _state(request)
 
     async def change(self, request: web.Request) -> web.Response:
-        """Set what the body names of `key` (null turns the API off), `models` and `max_images`: all of it or nothing."""
+        """Set what the body names of `key` (null turns the API off), `models` and `max_images`, or nothing."""
         wishes = await read_json(request, MAX_BODY_BYTES)
         await asyncio.to_thread(self._change, wishes)
         return await _state(request)
@@ -69,7 +69,7 @@ class _Views:
         if "key" in wishes:
             changes["key_sha256"] = _key_digest(wishes)
         if "max_images" in wishes:
-            changes["max_images"] = number_of(wishes, "max_images", LEAST_MAX_IMAGES, MOST_MAX_IMAGES)
+            changes["max_images"] = number_of(wishes, "max_images", LEAST_MAX_IMAGES, LARGEST_MAX_IMAGES)
         chosen = _chosen_models(wishes["models"]) if "models" in wishes else {}
         with self._changing:  # from reading to writing: another page may set something else meanwhile
             settings = ApiSettings.load()
@@ -99,7 +99,7 @@ def _told() -> dict[str, Any]:
         "problem": _problem(on),
         "models": {kind: settings.models.get(kind, "") for kind in MODEL_KINDS},
         "choices": choices,
-        "standard": {kind: _standard(kind, names) for kind, names in choices.items()},
+        "standard": {kind: standard_file(kind) for kind in choices},
         "max_images": settings.max_images,
     }
 
@@ -127,12 +127,6 @@ def _is_damaged() -> bool:
             return not isinstance(json.loads(file.read(MAX_FILE_BYTES)), dict)
     except (OSError, ValueError, RecursionError):
         return True
-
-
-def _standard(kind: str, names: list[str]) -> str:
-    """The file that is used where none is chosen, "" where there is none."""
-    of_kind = STANDARD[kind]
-    return next((name for wanted in of_kind for name in names if PureWindowsPath(name).name == wanted), "")
 
 
 def _addresses(request: web.Request) -> dict[str, str]:
@@ -164,7 +158,7 @@ def _key_digest(wishes: dict[str, Any]) -> str:
         message = f"A key must be a text of {MIN_KEY_LENGTH} to {MAX_KEY_LENGTH:,} characters."
         raise Refusal(400, "bad_key", message)
     if not all("!" <= character <= "~" for character in key):
-        message = "A key must be of letters without accents, digits and signs, without spaces: it is sent as a header."
+        message = "A key is sent in a header: use letters of the English alphabet, digits and signs, without spaces."
         raise Refusal(400, "bad_key", message)
     return digest(key)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,10 +39,15 @@ class RunLog:
         self.steps = 0
         self.lines: list[dict[str, str]] = []
         self._offset = 0
+        self._reading = threading.Lock()
 
     def read(self) -> None:
         """Add what was written since the last call. A journal that cannot be read adds nothing."""
-        with contextlib.suppress(OSError), open_regular(self.folder / JOURNAL, os.O_RDONLY) as file:
+        with (
+            self._reading,  # two clients ask at once, and a line must not be there twice
+            contextlib.suppress(OSError),
+            open_regular(self.folder / JOURNAL, os.O_RDONLY) as file,
+        ):
             file.seek(self._offset)
             part = file.read(MAX_BYTES)
             whole = part[: part.rfind(b"\n") + 1]

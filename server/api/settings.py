@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ KEY_VARIABLE = "IDEOGRAM4_API_KEY"
 MIN_KEY_LENGTH = 16
 MAX_FILE_BYTES = 2**20
 MODEL_KINDS = ("diffusion_model", "unconditional", "text_encoder", "vae")
-DEFAULT_MAX_IMAGES = 100
+DEFAULT_MAX_IMAGES, LARGEST_MAX_IMAGES = 100, 10_000
 
 
 def api_folder() -> Path:
@@ -47,12 +48,12 @@ class ApiSettings:
             with open_regular((folder or api_folder()) / "settings.json", os.O_RDONLY) as file:
                 read = json.loads(file.read(MAX_FILE_BYTES))
             values = read if isinstance(read, dict) else {}
-        models, most = values.get("models"), values.get("max_images")
+        key, models, most = values.get("key_sha256"), values.get("models"), values.get("max_images")
         models = models if isinstance(models, dict) else {}
         return ApiSettings(
-            key_sha256=values["key_sha256"] if isinstance(values.get("key_sha256"), str) else "",
+            key_sha256=key if isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key) else "",
             models={kind: name for kind, name in models.items() if kind in MODEL_KINDS and isinstance(name, str)},
-            max_images=most if type(most) is int and most > 0 else DEFAULT_MAX_IMAGES,
+            max_images=most if type(most) is int and 0 < most <= LARGEST_MAX_IMAGES else DEFAULT_MAX_IMAGES,
         )
 
     def save(self, folder: Path | None = None) -> None:

@@ -16,6 +16,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class Record:
     """What its training run is called, before ComfyUI's number; "" for what trains nothing."""
     notes: tuple[str, ...] = ()
     """What is to be told about how it was understood."""
+    last_notes: tuple[str, ...] = ()
+    """What is to be told about how it was done."""
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What `Endpoint.result` needs to know of the inputs."""
     files: tuple[dict[str, Any], ...] = ()
@@ -89,7 +92,7 @@ class Store:
         self._alive = RunLock(place)
         self._records: dict[str, Record] = {}
         gone: dict[str, bool] = {}
-        for path in self._newest_files():
+        for path in sorted((folder / "requests").glob("*.json")):
             record = _read(path)
             if record is None:
                 continue
@@ -131,10 +134,14 @@ class Store:
             with contextlib.suppress(OSError):
                 self._path(request_id).unlink()
 
-    def prune(self) -> None:
-        """Forget the oldest that have ended, where there are too many. Their files stay."""
-        ended = sorted((one for one in self.all() if not one.is_open), key=lambda one: one.ended)
-        for record in ended[: max(0, len(self._records) - MAX_RECORDS)]:
+    def prune(self, kept: Collection[str] = ()) -> None:
+        """Forget the oldest that have ended, where there are too many. Their files stay.
+
+        kept: endpoints whose requests are not forgotten.
+        """
+        prunable = [one for one in self.all() if one.endpoint not in kept]
+        ended = sorted((one for one in prunable if not one.is_open), key=lambda one: one.ended)
+        for record in ended[: max(0, len(prunable) - MAX_RECORDS)]:
             self.drop(record.id)
 
     def _path(self, request_id: str) -> Path:
@@ -142,14 +149,6 @@ class Store:
 
     def _write(self, record: Record) -> None:
         replace_file(self._path(record.id), [json.dumps(dataclasses.asdict(record)).encode()])
-
-    def _newest_files(self) -> list[Path]:
-        """At most `MAX_RECORDS`; those that are older stay on disk, out of sight."""
-        timed = []
-        for path in (self.folder / "requests").glob("*.json"):
-            with contextlib.suppress(OSError):
-                timed.append((path.stat().st_mtime, path))
-        return [path for _, path in sorted(timed)[-MAX_RECORDS:]]
 
     def _is_alive(self, server: str) -> bool:
         return bool(re.fullmatch(r"[0-9a-f]{32}", server)) and is_locked(self.folder / "servers" / server)

@@ -25,6 +25,7 @@ from ..api.desk import Desk
 from ..api.failures import error_body, error_of
 from ..api.files import serve
 from ..api.office import Office
+from ..api.reports import answer
 from ..api.store import Record
 from ..guard import Refusal
 
@@ -146,7 +147,7 @@ class _Views:
         wants_logs = query.get("logs", "").lower() in ("1", "true")
         told: dict[str, Any] = {**_addresses(record, base_of(request)), "logs": None}
         if wants_logs:
-            told["logs"] = await desk.logs(record)
+            told["logs"] = await desk.reports.logs(record)
         if record.is_open and not await desk.is_running(record):
             told |= {"status": "IN_QUEUE", "queue_position": desk.queue_position(record)}
         elif record.is_open:
@@ -157,7 +158,7 @@ class _Views:
             if record.state != "succeeded":
                 error = error_of(record)
                 told |= {"error": error["message"], "error_type": error["code"]}
-        step, steps = await desk.progress(record)
+        step, steps = await desk.reports.progress(record)
         if steps:
             told["progress"] = {"step": step, "steps": steps}
         return _answer(record, told, status=200 if told["status"] == "COMPLETED" else 202)
@@ -195,7 +196,7 @@ def _submitted(desk: Desk, record: Record, base: str) -> dict[str, Any]:
 
 async def _ended(desk: Desk, record: Record, base: str) -> web.Response:
     if record.state == "succeeded":
-        return _answer(record, await desk.answer(record, base))
+        return _answer(record, await answer(record, base))
     error = error_of(record)
     headers = {"X-Fal-Error-Type": error["code"], "X-Fal-Retryable": "false"}
     return _answer(record, error_body(error), status=error["status"], headers=headers)

@@ -28,10 +28,10 @@ PROMPT = "a red disc"
 @pytest.fixture(scope="session")
 def fal(pack: ModuleType) -> SimpleNamespace:
     """The modules under test, which can be imported once the pack is loaded."""
-    from ideogram4_lora_trainer.server.api import access, desk, endpoints, settings, store
+    from ideogram4_lora_trainer.server.api import access, endpoints, reports, settings, store
     from ideogram4_lora_trainer.server.fal import images, loras, sizes, source_image
 
-    modules = (access, desk, endpoints, settings, store, images, loras, sizes, source_image)
+    modules = (access, reports, endpoints, settings, store, images, loras, sizes, source_image)
     return SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
 
 

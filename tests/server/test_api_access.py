@@ -151,7 +151,9 @@ def test_addresses_are_forgotten_some_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(guesses._times) == 5
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"key_sha256": 5, "models": [], "max_images": -1}', "[" * 9999])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"key_sha256": "\\u00fc", "models": [], "max_images": -1}', "[" * 9999]
+)
 def test_damaged_settings_count_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "settings.json").write_text(content)
     assert ApiSettings.load(tmp_path) == ApiSettings()

@@ -242,7 +242,7 @@ def finished(fal: SimpleNamespace, build: Callable[..., Any], place: SimpleNames
 @pytest.fixture
 def answer(fal: SimpleNamespace, place: SimpleNamespace) -> Callable[[Any], dict[str, Any]]:
     def run(record: Any) -> dict[str, Any]:
-        told = asyncio.run(fal.desk.Desk(place.store, [], lambda: place.root).answer(record))
+        told = asyncio.run(fal.reports.answer(record))
         fal.images.ImagesOutput.model_validate(told)
         return told
 

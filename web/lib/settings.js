@@ -2,6 +2,8 @@
 
 import { app } from '../../../scripts/app.js'
 
+import { createApiPanel } from '../http_api/panel.js'
+
 const SECTION = 'Ideogram 4 LoRA Trainer'
 const PREFIX = 'Ideogram4LoraTrainer.'
 
@@ -30,6 +32,15 @@ export const SETTINGS = [
     tooltip: 'In a corner of the page, when a run stops by an error or makes no more previews. The node says so too.',
     type: 'boolean',
     defaultValue: true
+  },
+  {
+    // Its values are not ComfyUI's to keep: what it keeps of settings, it sends to every page.
+    id: `${PREFIX}HttpApi`,
+    category: [SECTION, 'HTTP API', 'HttpApi'],
+    name: 'Programs made for fal or Ideogram may train and make images here',
+    tooltip: 'In ComfyUI\'s own queue, with your model files. Every call needs the key.',
+    type: createApiPanel,
+    defaultValue: null
   }
 ]
 

@@ -1,10 +1,12 @@
 // Chinese texts of the modules, by their names: see lib/i18n.js. Terms are those of docs/translation.md.
 
 import dataset from './dataset.js'
+import httpApi from './http_api.js'
 import run from './run.js'
 
 export default {
   ...dataset,
+  ...httpApi,
   ...run,
   'save/panel': {
     label: '已保存的文件',
