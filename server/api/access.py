@@ -9,6 +9,7 @@ key: to open the API alone to others, let a proxy pass on /fal/ and /ideogram/ a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import ipaddress
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 MAX_WRONG_KEYS, WRONG_KEYS_WINDOW_S = 10, 60.0
 MAX_ADDRESSES = 10_000
 MAX_KEY_LENGTH = 1024
+MAX_ERRORS, MAX_LOC_LENGTH = 20, 100
 
 
 class Invalid(Exception):
@@ -49,8 +51,14 @@ class Invalid(Exception):
     @staticmethod
     def of(error: pydantic.ValidationError, place: str = "body") -> Invalid:
         """What pydantic found, without the values: they may be long, and are the client's own."""
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        return Invalid([{"loc": [place, *one["loc"]], "msg": one["msg"], "type": one["type"]} for one in found])
+        found = error.errors(include_url=False, include_input=False, include_context=False)[:MAX_ERRORS]
+        return Invalid(
+            [{"loc": [place, *map(_short, one["loc"])], "msg": one["msg"], "type": one["type"]} for one in found]
+        )
+
+
+def _short(part: str | int) -> str | int:
+    return part[:MAX_LOC_LENGTH] if isinstance(part, str) else part
 
 
 class Guesses:
@@ -92,13 +100,14 @@ def check_key(request: web.Request, guesses: Guesses) -> None:
     expected = valid_digest(ApiSettings.load())
     if not expected:
         raise Refusal(403, "api_off", _how_to_turn_on())
-    guesses.refuse(request.remote or "")
+    caller = _caller(request)
+    guesses.refuse(caller)
     given = _given_key(request)
     if not given:
         message = "Send the key that is set in ComfyUI, as Authorization: Key ..., Bearer ..., or as Api-Key: ..."
         raise Refusal(401, "no_key", message)
     if not hmac.compare_digest(digest(given), expected):
-        guesses.count(request.remote or "")
+        guesses.count(caller)
         raise Refusal(401, "wrong_key", "This is not the key that is set in ComfyUI.")
 
 
@@ -111,11 +120,21 @@ def _how_to_turn_on() -> str:
     )
 
 
+def _caller(request: web.Request) -> str:
+    """The address that a call comes from. That of a proxy's caller, where the proxy is on this machine and says it."""
+    address = request.remote or ""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(address).is_loopback:
+            told = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+            return str(ipaddress.ip_address(told)) if told else address
+    return address
+
+
 def _given_key(request: web.Request) -> str:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() not in ("key", "bearer"):
         key = request.headers.get("Api-Key", "")
-    return key.strip()[:MAX_KEY_LENGTH]
+    return key.strip()
 
 
 def keyed(handler: Handler, guesses: Guesses) -> Handler:

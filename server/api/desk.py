@@ -7,11 +7,12 @@ deleted in the page, history cleared, ComfyUI ended) is noticed and told as it i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,28 @@ class Desk:
         """Of those that are in ComfyUI's queue: they are followed."""
         self.reports = Reports(runs_folder)
         self._missing: set[str] = set()
+        self._judged = 0
+        """Of those that are not queued yet."""
 
     # ---- taking ----------------------------------------------------------------------------------------------
 
     async def submit(self, path: str, values: pydantic.BaseModel, base: str, webhook: str = "") -> Record:
         """Queue what is asked for. Raises `Invalid`, `Refusal` or `UserError`; then nothing is queued."""
-        if sum(record.is_open for record in self.store.all()) >= MAX_OPEN:
+        with self._place():
+            return await self._submit(path, values, base, webhook)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Room for one more request, those that are being judged counted. Raises `Refusal`."""
+        if sum(record.is_open for record in self.store.all()) + self._judged >= MAX_OPEN:
             raise Refusal(429, "queue_full", f"{MAX_OPEN} requests wait already. Wait for some of them.")
+        self._judged += 1
+        try:
+            yield
+        finally:
+            self._judged -= 1
+
+    async def _submit(self, path: str, values: pydantic.BaseModel, base: str, webhook: str) -> Record:
         request_id = str(uuid.uuid4())
         settings = await asyncio.to_thread(ApiSettings.load)
         job = await self.endpoints[path].build(values, Context(request_id, base, settings, self.store))
@@ -74,8 +90,13 @@ class Desk:
 
     async def resume(self, record: Record) -> Record:
         """Queue a request again that did not succeed; its training goes on at its newest checkpoint."""
+        with self._place():
+            return await self._resume(record.id)
+
+    async def _resume(self, request_id: str) -> Record:
         async with self._changing:
-            record = self.store.find(record.id) or record
+            # Read anew: another ComfyUI with the same folders may have resumed it.
+            record = await asyncio.to_thread(self.store.read, request_id) or self.find(request_id)
             if record.is_open or record.state == "succeeded":
                 raise Refusal(409, "not_resumable", f"The request has {_STATE_WORDS[record.state]}.")
             graph = await asyncio.to_thread(self._graph_to_go_on, record)
@@ -89,7 +110,7 @@ class Desk:
         record = dataclasses.replace(record, prompt_id=str(uuid.uuid4()), server=self.store.server)
         await asyncio.to_thread(self.store.put, record)  # first: a request that is queued is never unknown
         try:
-            await prompts.put(record.graph, record.prompt_id, record.id)
+            await prompts.put(record.graph, record.prompt_id)
         except BaseException:
             if before is None:
                 self.store.drop(record.id)
@@ -157,16 +178,20 @@ class Desk:
                 return dataclasses.replace(record, state="succeeded", **ending)
             except UserError as fault:
                 error = {"status": 500, "code": fault.code, "message": without_paths(str(fault))}
+            except Exception:
+                # Boundary: a defect in reading one result must not leave its request open for ever.
+                log.exception("The result of request %s cannot be read.", record.id)
+                error = LOST
         else:
-            error = failure_of(outcome)
+            error = failure_of(outcome, self.endpoints[record.endpoint].faults)
         state = "cancelled" if error["code"] == CANCELLED["code"] else "failed"
-        field = self.endpoints[record.endpoint].faults.get(error["code"], "")
-        return dataclasses.replace(record, state=state, error={**error, **({"field": field} if field else {})})
+        return dataclasses.replace(record, state=state, error=error)
 
     async def _put(self, record: Record) -> None:
         try:
             await asyncio.to_thread(self.store.put, record)
         except SaveFailed as error:
+            self.store.remember(record)
             log.warning("The state of request %s is in memory only: %s", record.id, error)
         if not record.is_open:
             self._ended.pop(record.id, asyncio.Event()).set()

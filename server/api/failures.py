@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ...trainer_core.errors import UserError
+from ...trainer_core.errors import SaveFailed, UserError
 from .store import Record
 from .words import without_paths
 
@@ -27,22 +28,30 @@ LOST = {
 }
 
 
-def failure_of(outcome: dict[str, Any]) -> dict[str, Any]:
-    """`status`, `code` and `message` for a prompt that did not succeed, by ComfyUI's record of it."""
+def failure_of(outcome: dict[str, Any], faults: Mapping[str, str]) -> dict[str, Any]:
+    """`status`, `code` and `message` for a prompt that did not succeed, by ComfyUI's record of it.
+
+    faults: which field of the inputs an error's code is about, which is then told as `field`. What is not among them
+    is not the caller's fault.
+    """
     messages = (outcome.get("status") or {}).get("messages") or []
     for kind, detail in messages:
         if kind == "execution_interrupted":
             return CANCELLED
         if kind == "execution_error":
-            return _of_error(str(detail.get("exception_type", "")), str(detail.get("exception_message", "")).strip())
+            words = str(detail.get("exception_message", "")).strip()
+            return _of_error(str(detail.get("exception_type", "")), words, faults)
     return {"status": 500, "code": "internal_error", "message": "The run failed. ComfyUI's console says why."}
 
 
-def _of_error(exception_type: str, message: str) -> dict[str, Any]:
+def _of_error(exception_type: str, message: str, faults: Mapping[str, str]) -> dict[str, Any]:
     name = exception_type.rpartition(".")[2]
     known = _user_errors().get(name)
     if known is not None:
-        return {"status": 422, "code": known.code, "message": without_paths(message)}
+        told = {"code": known.code, "message": without_paths(message)}
+        if known.code in faults:
+            return {"status": 422, **told, "field": faults[known.code]}
+        return {"status": 507 if issubclass(known, SaveFailed) else 500, **told}
     if "OutOfMemory" in name or name == "OOM_EXCEPTION":
         words = "The graphics card ran out of memory. Use a smaller resolution, or a smaller model file."
         return {"status": 500, "code": "out_of_memory", "message": words}

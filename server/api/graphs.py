@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...trainer_core.dataset import PRESETS
 from .base_models import BaseModels
 
 Graph = dict[str, dict[str, Any]]
@@ -41,3 +42,18 @@ def set_models(graph: Graph, models: BaseModels) -> None:
                 inputs["clip_name"] = models.text_encoder
             case "VAELoader":
                 inputs["vae_name"] = models.vae
+
+
+def set_resolution(graph: Graph, resolution: str) -> None:
+    """auto, a preset or WIDTHxHEIGHT, as the node has them."""
+    choice = resolution.strip().lower()
+    inputs = inputs_of(graph, "Ideogram4ResolveResolution")
+    inputs["resolution"] = choice if choice in ("auto", *PRESETS) else "custom"
+    if inputs["resolution"] == "custom":
+        inputs["custom"] = resolution
+
+
+def set_output(graph: Graph, prefix: str, layout: str) -> None:
+    """Where the LoRA goes. The plot of the loss is for whoever looks at the graph, and is left out."""
+    inputs_of(graph, "Ideogram4SaveLoRA").update(filename_prefix=prefix, output_lora_format=layout)
+    del graph[node_of(graph, "LossGraphNode")]

@@ -11,6 +11,7 @@ from ...trainer_core.errors import UserError
 from .files import path_of
 from .store import Store
 
+MAX_LENGTH = 8192
 _FORM = re.compile(r".*/fal/files/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([0-9]{1,3})/([^/]+)", re.DOTALL)
 
 
@@ -25,6 +26,8 @@ def own_file(address: str, store: Store) -> Path | None:
 
     None for every other text. Raises `NoSuchFile`.
     """
+    if len(address) > MAX_LENGTH:
+        return None  # before it is parsed: Python keeps what it has parsed last, data URIs too
     try:
         match = _FORM.fullmatch(urlsplit(address).path)
     except ValueError:

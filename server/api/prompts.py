@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -15,19 +16,18 @@ Graph = dict[str, dict[str, Any]]
 Outcome = dict[str, Any]
 
 
-async def put(graph: Graph, prompt_id: str, request_id: str) -> None:
-    """Put a graph at the end of the queue, as a page does. Raises `Refusal` where ComfyUI does not accept it.
-
-    The request's id takes the place of a workflow's, by which a run's journal names who asked for it.
-    """
+async def put(graph: Graph, prompt_id: str) -> None:
+    """Put a graph at the end of the queue, as ComfyUI's own /prompt does. Raises `Refusal` where it is not accepted."""
     server = PromptServer.instance
+    graph = copy.deepcopy(graph)  # the executor writes into it
+    graph = server.trigger_on_prompt({"prompt": graph, "prompt_id": prompt_id}).get("prompt", graph)  # for other packs
+    server.node_replace_manager.apply_replacements(graph)
     valid, error, outputs, node_errors = await execution.validate_prompt(prompt_id, graph, None)
     if not valid or node_errors:  # with node errors ComfyUI would run the rest, and end without what was asked for
         raise Refusal(422, "graph_rejected", without_paths(_why(error, node_errors)))
     number = server.number
     server.number += 1
-    extra = {"extra_pnginfo": {"workflow": {"id": request_id}}, "create_time": int(time.time() * 1000)}
-    server.prompt_queue.put((number, prompt_id, graph, extra, outputs, {}))
+    server.prompt_queue.put((number, prompt_id, graph, {"create_time": int(time.time() * 1000)}, outputs, {}))
 
 
 def _why(error: dict[str, Any] | None, node_errors: dict[str, Any]) -> str:

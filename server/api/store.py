@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -38,6 +37,7 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Record:
     """A request and what has become of it. Times are in seconds since 1970, 0 for not yet."""
 
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # a field that is not known: of a newer version
     id: str
     """A random UUID, which nobody can guess."""
     endpoint: str
@@ -119,14 +119,23 @@ class Store:
             return _read(self._path(request_id)) or record
         return record
 
+    def read(self, request_id: str) -> Record | None:
+        """As it is on disk now."""
+        return _read(self._path(request_id)) if request_id in self._records else None
+
     def all(self) -> list[Record]:
         return list(self._records.values())
 
     def put(self, record: Record) -> None:
-        """Keep a request as it is now. Raises `SaveFailed`; then it is kept in memory alone."""
+        """Keep a request as it is now. Raises `SaveFailed`; then it is as it was before."""
+        with self._lock:
+            self._write(record)
+            self._records[record.id] = record
+
+    def remember(self, record: Record) -> None:
+        """As `put`, until this server ends: where the disk refuses."""
         with self._lock:
             self._records[record.id] = record
-            self._write(record)
 
     def drop(self, request_id: str) -> None:
         with self._lock:
@@ -148,7 +157,11 @@ class Store:
         return self.folder / "requests" / f"{request_id}.json"
 
     def _write(self, record: Record) -> None:
-        replace_file(self._path(record.id), [json.dumps(dataclasses.asdict(record)).encode()])
+        try:
+            content = _FORM.dump_json(record)
+        except ValueError as error:  # what is no text would be written, and not be read again
+            raise SaveFailed("The request cannot be kept: it holds what is no text.") from error
+        replace_file(self._path(record.id), [content])
 
     def _is_alive(self, server: str) -> bool:
         return bool(re.fullmatch(r"[0-9a-f]{32}", server)) and is_locked(self.folder / "servers" / server)

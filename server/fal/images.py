@@ -7,7 +7,6 @@ holds is judged by the loader when its turn comes, with the same errors.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from ..api.endpoints import Context, Endpoint, Job, Made, Outputs
 from ..api.files import FileMissing, made_file
 from ..api.graphs import Graph, inputs_of, load, node_of, set_models
 from ..api.store import Record
+from ..api.threads import outside
 from ..guard import Refusal
 from .jpeg import jpeg_of
 from .loras import MAX_LORAS, LoraWeight, find_lora, set_loras
@@ -64,7 +64,7 @@ class TextToImageInput(pydantic.BaseModel):
     output_format: Literal["jpeg", "png"] = pydantic.Field(
         "jpeg",
         description="A JPEG is made of the PNG that ComfyUI saves, which stays beside it in the output folder, with "
-        "the workflow in it.",
+        "the graph in it.",
     )
     sync_mode: bool = pydantic.Field(
         False, description="The answer holds the images as data URIs. They are in the output folder too."
@@ -108,7 +108,7 @@ class ImagesOutput(pydantic.BaseModel):
 
 async def build(values: TextToImageInput, context: Context) -> Job:
     models = choose(values.models, context.settings, unconditional=True)
-    loras = await asyncio.to_thread(_loras, values, context)
+    loras = await outside(_loras, values, context)
     source = await _source(values, context) if isinstance(values, ImageToImageInput) else None
     size = _size(values, source)
     seed = secrets.randbelow(RANDOM_SEEDS) if values.seed is None else values.seed
@@ -151,7 +151,7 @@ def _loras(values: TextToImageInput, context: Context) -> list[dict[str, Any]]:
 
 async def _source(values: ImageToImageInput, context: Context) -> SourceImage:
     try:
-        return await source_image(values.image_url, context.store)
+        return await source_image(values.image_url, context.store, is_used=values.strength < 1)
     except SaveFailed as error:
         raise Refusal(507, error.code, "The image cannot be kept in ComfyUI's input folder.") from error
     except UserError as error:

@@ -7,7 +7,6 @@ sent.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from ..api.files import serve
 from ..api.office import Office
 from ..api.reports import answer
 from ..api.store import Record
+from ..api.threads import outside
 from ..guard import Refusal
 
 APP = "ideogram/v4"
@@ -119,27 +119,26 @@ class _Views:
     async def _submit(self, request: web.Request, path: str, query: Mapping[str, str]) -> web.Response:
         webhook = query.get("fal_webhook", "")
         if webhook:
-            await asyncio.to_thread(_check_webhook, webhook)
-        desk, values = await self._inputs(request, path)
-        record = await desk.submit(path, values, base_of(request), webhook)
+            await outside(_check_webhook, webhook)
+        desk, record = await self._queued(request, path, webhook)
         return _answer(record, _submitted(desk, record, base_of(request)))
 
     async def _run(self, request: web.Request, path: str) -> web.Response:
-        desk, values = await self._inputs(request, path)
-        record = await desk.submit(path, values, base_of(request))
+        desk, record = await self._queued(request, path)
 
         def still_wanted() -> bool:
             return request.transport is not None and not request.transport.is_closing()
 
         return await _ended(desk, await desk.wait(record.id, still_wanted), base_of(request))
 
-    async def _inputs(self, request: web.Request, path: str) -> tuple[Desk, pydantic.BaseModel]:
-        body = await read_object(request, MAX_BODY_BYTES)
+    async def _queued(self, request: web.Request, path: str, webhook: str = "") -> tuple[Desk, Record]:
         desk = await self._office.desk()
-        try:
-            return desk, desk.endpoints[path].input.model_validate(body)
-        except pydantic.ValidationError as error:
-            raise Invalid.of(error) from None
+        async with read_object(request, MAX_BODY_BYTES) as body:
+            try:
+                values = desk.endpoints[path].input.model_validate(body)
+            except pydantic.ValidationError as error:
+                raise Invalid.of(error) from None
+            return desk, await desk.submit(path, values, base_of(request), webhook)
 
     async def _status(self, request: web.Request, request_id: str, query: Mapping[str, str]) -> web.Response:
         desk = await self._office.desk()

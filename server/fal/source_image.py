@@ -7,45 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import io
-from pathlib import Path
 
-import folder_paths
 from PIL import Image
 
 from ...trainer_core.dataset import decode_image
 from ...trainer_core.errors import ImageUnreadable
 from ...trainer_core.model.sampling import MAX_SIDE
 from ...trainer_core.remote import fetch
-from ...trainer_core.storage import place_new_file
+from ..api.inputs import keep_input
 from ..api.own_files import own_file
 from ..api.store import Store
+from ..api.threads import outside
 
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_ADDRESS_LENGTH = MAX_IMAGE_BYTES * 4 // 3 + 1024
 FETCH_TIMEOUT_S = 60.0
 MAX_KEPT_SIDE = 2 * MAX_SIDE
 """A larger image is kept smaller: nothing of more than `MAX_SIDE` is made of it."""
-FOLDER = "fal"
-"""Of such images, in ComfyUI's input folder."""
 _decoding = asyncio.Semaphore(1)  # a large image takes several times its size while it is decoded
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
     name: str
-    """In ComfyUI's input folder."""
+    """In ComfyUI's input folder; "" for one that is not used."""
     width: int
     height: int
     """As it was sent."""
 
 
-async def source_image(address: str, store: Store) -> SourceImage:
-    """The image behind an https address, a data URI or an address of ours. Raises `UserError`."""
-    data = await asyncio.to_thread(_data_at, address.strip(), store)
+async def source_image(address: str, store: Store, *, is_used: bool = True) -> SourceImage:
+    """The image behind an https address, a data URI or an address of ours. Raises `UserError`.
+
+    One that is not used is judged all the same, and not kept.
+    """
+    data = await outside(_data_at, address.strip(), store)
     async with _decoding:
-        return await asyncio.to_thread(_keep, data)
+        return await asyncio.to_thread(_judged, data, is_used)
 
 
 def _data_at(address: str, store: Store) -> bytes:
@@ -63,16 +62,12 @@ def _data_at(address: str, store: Store) -> bytes:
         fetched.unlink()
 
 
-def _keep(data: bytes) -> SourceImage:
+def _judged(data: bytes, is_used: bool) -> SourceImage:
     image = decode_image(data, "in image_url")
     width, height = image.size
+    if not is_used:
+        return SourceImage("", width, height)
     image.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
-    png = buffer.getvalue()
-    root = Path(folder_paths.get_input_directory())
-    stem = hashlib.sha256(png).hexdigest()[:16]
-    path = root / FOLDER / f"{stem}.png"
-    if not (path.is_file() and path.stat().st_size == len(png)):
-        path = place_new_file(root / FOLDER, stem, ".png", [png])
-    return SourceImage(path.relative_to(root).as_posix(), width, height)
+    return SourceImage(keep_input(buffer.getvalue(), ".png"), width, height)

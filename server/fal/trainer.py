@@ -7,11 +7,9 @@ where it leads. What a URL holds is judged by the nodes when its turn comes, wit
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import folder_paths
 import pydantic
 
 from ...trainer_core.dataset import PRESETS, check_fit, open_dataset, resolve_resolution
@@ -19,13 +17,14 @@ from ...trainer_core.dataset.captions import MAX_CAPTION_BYTES
 from ...trainer_core.dataset.resolution import check_resolution
 from ...trainer_core.errors import SaveFailed, UserError
 from ...trainer_core.remote import check_url, fetch
-from ...trainer_core.storage import place_new_file
 from ..api.access import Invalid
 from ..api.base_models import ModelFiles, choose
 from ..api.endpoints import Context, Endpoint, Job, Made, Outputs
-from ..api.files import made_file
-from ..api.graphs import inputs_of, load, node_of, set_models
+from ..api.files import FileMissing, made_file
+from ..api.graphs import inputs_of, load, node_of, set_models, set_output, set_resolution
+from ..api.inputs import keep_input
 from ..api.store import Record
+from ..api.threads import outside
 from ..guard import Refusal
 from .schema import File, ignored_fields
 
@@ -33,7 +32,9 @@ MAX_DATA_BYTES = 192 * 2**20
 """Of a zip in a data URI. A larger one belongs at an address."""
 MAX_ADDRESS_LENGTH = MAX_DATA_BYTES * 4 // 3 + 1024
 FOLDER = "fal"
-"""Of zips that came as data URIs, in ComfyUI's input folder, where the dataset node lists them."""
+"""Of LoRAs, in output/loras."""
+
+_judging = asyncio.Semaphore(1)  # a data URI takes several times its size while it is judged
 
 FAULTS = {
     "missing_captions": "images_data_url",
@@ -42,6 +43,10 @@ FAULTS = {
     "image_unreadable": "images_data_url",
     "dataset_unreadable": "images_data_url",
     "url_refused": "images_data_url",
+    "does_not_fit": "resolution",
+    "wrong_model": "models",
+    "wrong_vae": "models",
+    "wrong_text_encoder": "models",
     "resolution_rejected": "resolution",
 }
 
@@ -82,7 +87,7 @@ async def build(values: TrainerInput, context: Context) -> Job:
     set_models(graph, models)
     try:
         check_resolution(values.resolution)
-        dataset, url = await asyncio.to_thread(_dataset, values)
+        dataset, url = await _dataset(values)
     except SaveFailed as error:
         raise Refusal(507, error.code, "The dataset cannot be kept in ComfyUI's input folder.") from error
     except UserError as error:
@@ -102,27 +107,18 @@ async def build(values: TrainerInput, context: Context) -> Job:
     return Job(graph, notes=ignored_fields(values), run_name=run_name)
 
 
-def set_resolution(graph: dict[str, Any], resolution: str) -> None:
-    """auto, a preset or WIDTHxHEIGHT, as the node has them."""
-    choice = resolution.strip().lower()
-    inputs = inputs_of(graph, "Ideogram4ResolveResolution")
-    inputs["resolution"] = choice if choice in ("auto", *PRESETS) else "custom"
-    if inputs["resolution"] == "custom":
-        inputs["custom"] = resolution
-
-
-def set_output(graph: dict[str, Any], prefix: str, layout: str) -> None:
-    """Where the LoRA goes. The plot of the loss is for whoever looks at the graph, and is left out."""
-    inputs_of(graph, "Ideogram4SaveLoRA").update(filename_prefix=prefix, output_lora_format=layout)
-    del graph[node_of(graph, "LossGraphNode")]
-
-
-def _dataset(values: TrainerInput) -> tuple[str, str]:
-    """Name in the input folder and address, one of them "". Raises `UserError`."""
+async def _dataset(values: TrainerInput) -> tuple[str, str]:
+    """Name in the input folder and address, the one that there is not "none" or "". Raises `UserError`."""
     address = values.images_data_url.strip()
     if address[:5].lower() != "data:":
-        check_url(address)
+        await outside(check_url, address)
         return "none", address
+    async with _judging:
+        return await asyncio.to_thread(_kept_dataset, address, values), ""
+
+
+def _kept_dataset(address: str, values: TrainerInput) -> str:
+    """The dataset in a data URI, judged and put into the input folder; its name there. Raises `UserError`."""
     data = fetch(address, max_bytes=MAX_DATA_BYTES)
     captions = {
         "default_caption": values.default_caption or "",
@@ -131,24 +127,16 @@ def _dataset(values: TrainerInput) -> tuple[str, str]:
     dataset = open_dataset(data, name="the zip in images_data_url", **captions)
     size = resolve_resolution(dataset, values.resolution)
     check_fit(dataset, size.width, size.height)
-    return keep_zip(data), ""
-
-
-def keep_zip(data: bytes) -> str:
-    """Put a zip into the input folder, once, and return its name there. Raises `SaveFailed`."""
-    root = Path(folder_paths.get_input_directory())
-    stem = hashlib.sha256(data).hexdigest()[:16]
-    path = root / FOLDER / f"{stem}.zip"
-    if not (path.is_file() and path.stat().st_size == len(data)):
-        path = place_new_file(root / FOLDER, stem, ".zip", [data])
-    return path.relative_to(root).as_posix()
+    return keep_input(data, ".zip")
 
 
 def result(record: Record, outputs: Outputs) -> Made:
     saved = outputs.get(node_of(record.graph, "Ideogram4SaveLoRA"), {}).get("files", [])
     files = [made_file(file["subfolder"], file["filename"]) for file in saved]
-    lora = next(index for index, file in enumerate(files) if file["filename"].endswith(".safetensors"))
-    config = next(index for index, file in enumerate(files) if file["filename"].endswith(".json"))
+    by_kind = {Path(file["filename"]).suffix: index for index, file in enumerate(files)}
+    if not {".safetensors", ".json"} <= by_kind.keys():
+        raise FileMissing("ComfyUI does not say where the LoRA was saved.")
+    lora, config = by_kind[".safetensors"], by_kind[".json"]
     return Made(files, {"diffusers_lora_file": {"$file": lora}, "config_file": {"$file": config}})
 
 

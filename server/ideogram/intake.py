@@ -30,7 +30,7 @@ from .library import list_files
 from .receive import ZIP_SUFFIX, Part
 
 MAX_UNPACKED_BYTES = 8 * 2**30
-"""Of the files of one zip."""
+"""Of all files that the zips of one call hold."""
 MAX_SHOWN_LENGTH = 300
 
 
@@ -79,6 +79,7 @@ class _Intake:
         container = list_files(dataset, name)
         self.taken = Taken()
         self._dataset, self._max_images, self._max_files = dataset, max_images, max_files
+        self._unpacked_bytes = 0
         self._there = {_key(file.name): file.name for file in container.files}
         self._image_count = len(sort_files(container.files).images)
 
@@ -115,8 +116,9 @@ class _Intake:
             used = [file for file in container.files if not is_system_file(file.name)]
             if len(used) > self._max_files:
                 raise _NotTaken(f"it holds {len(used):,} files, more than {self._max_files:,}; split it")
-            if sum(file.size for file in used) > MAX_UNPACKED_BYTES:
-                raise _NotTaken(f"it unpacks to more than {MAX_UNPACKED_BYTES // 2**30} GiB; split it")
+            self._unpacked_bytes += sum(file.size for file in used)
+            if self._unpacked_bytes > MAX_UNPACKED_BYTES:
+                raise _NotTaken(f"the zips unpack to more than {MAX_UNPACKED_BYTES // 2**30} GiB; send them one by one")
         except (UserError, _NotTaken) as fault:
             self.fail(part.name, str(fault))
             return

@@ -100,7 +100,11 @@ class Library:
     def _path(self, entry: Entry) -> Path | None:
         with contextlib.suppress(PathOutsideRoot, OSError):
             path = resolve_inside(self._root(), entry.folder)
-            return path if path.is_dir() else None
+            home = os.path.realpath(self._root() / FOLDER)
+            # A link may have taken its place, and lead to what was not made here.
+            return (
+                path if path.is_dir() and path.parent == Path(home) and path.name == Path(entry.folder).name else None
+            )
         return None
 
     def _forget_folder(self, folder: str) -> None:

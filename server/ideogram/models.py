@@ -123,10 +123,9 @@ def _loras(record: Record) -> list[str]:
 
 def _is_there(file: dict[str, Any]) -> bool:
     try:
-        path_of(file)
+        return path_of(file).stat().st_size == file["bytes"]  # else another one has its name now
     except OSError:
         return False
-    return True
 
 
 def _entry(values: dict[str, Any]) -> Entry:

@@ -38,7 +38,7 @@ from .training import PATH
 PREFIX = "/ideogram"
 MAX_BODY_BYTES = 2**20
 MAX_UPLOADS = 4
-"""That arrive at once; one of them at a time is judged."""
+"""That arrive at once."""
 LEAST_MAX_FILES = 2000
 """Of one call, of one zip, and in a dataset."""
 MAX_REFUSAL_LENGTH = 2000
@@ -123,7 +123,9 @@ class _Views:
     def __init__(self, office: Office, library: Library) -> None:
         self._office, self._library, self._models = office, library, Models()
         self._uploads = 0
-        self._judging = asyncio.Lock()
+        self._judging = asyncio.Semaphore(2)
+        self._turns: dict[str, asyncio.Lock] = {}
+        """One for each dataset that got files since the start: calls take turns."""
 
     # ---- datasets --------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class _Views:
             aside = await asyncio.to_thread(self._make_aside, request.content_length or 0)
             try:
                 parts = await receive(request, aside, max_files)
-                async with self._judging:
+                async with self._turns.setdefault(entry.id, asyncio.Lock()), self._judging:
                     taken = await asyncio.to_thread(self._take_in, entry.id, parts, settings.max_images, max_files)
             finally:
                 await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)

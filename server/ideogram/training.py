@@ -14,9 +14,8 @@ from ...trainer_core.dataset.resolution import SIDE_MULTIPLE
 from ..api.base_models import choose
 from ..api.endpoints import Context, Endpoint, Job, Made, Outputs
 from ..api.files import made_file
-from ..api.graphs import inputs_of, load, node_of, set_models
+from ..api.graphs import inputs_of, load, node_of, set_models, set_output, set_resolution
 from ..api.store import Record
-from ..fal.trainer import set_output, set_resolution
 from ..guard import Refusal
 from .library import Entry, Library, list_files
 from .schema import TrainingStarted, TrainModel

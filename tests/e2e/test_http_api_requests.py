@@ -16,6 +16,8 @@ from webhook_receiver import receiver
 
 LONG = 20_000
 """Steps of a training that is cancelled before it ends."""
+RESUMED = 400
+"""Of one that is interrupted and ends later."""
 
 
 @pytest.fixture
@@ -60,16 +62,16 @@ def test_what_the_page_does_to_a_request_is_told(api_server: SimpleNamespace, cl
 
 
 def test_a_cancelled_request_is_resumed(client: ApiClient) -> None:
-    request = client.train(600)
+    request = client.train(RESUMED)
     client.until(request, "IN_PROGRESS", step=20)
     client.request(request, "/cancel", "PUT")
     stopped = client.until(request, "COMPLETED")["progress"]["step"]
     assert client.request(request, "/resume", "POST").json()["status"] == "IN_QUEUE"
     result = client.result(request)
     logs = [line["message"] for line in client.status(request)["logs"]]
-    assert f"Going on at step {stopped} of 600." in logs
+    assert f"Going on at step {stopped} of {RESUMED}." in logs
     assert client.request(request, "/resume", "POST").status_code == 409
-    straight = client.result(client.train(600))
+    straight = client.result(client.train(RESUMED))
     assert _tensors(client, result) == _tensors(client, straight)
 
 
@@ -113,9 +115,9 @@ def test_a_killed_server_comes_back_with_the_truth(
         client = ApiClient(server)
         done = client.train(100)
         before = client.result(done)
-        running = client.train(1000)
+        running = client.train(RESUMED)
         waiting = client.train(100)
-        client.until(running, "IN_PROGRESS", step=60)
+        client.until(running, "IN_PROGRESS", step=20)
         server.client.process.kill()
         server.client.process.wait()
 
@@ -133,7 +135,7 @@ def test_a_killed_server_comes_back_with_the_truth(
         assert any("Going on at step" in line["message"] for line in client.status(running)["logs"])
         resumed = _tensors(client, result)
     other = ApiClient(api_server)
-    assert resumed == _tensors(other, other.result(other.train(1000)))
+    assert resumed == _tensors(other, other.result(other.train(RESUMED)))
 
 
 def _tensors(client: ApiClient, result: dict[str, Any]) -> bytes:

@@ -171,7 +171,7 @@ def test_a_prompt_cannot_leave_its_place_in_the_conversation() -> None:
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (json.dumps(json.loads(reply()), indent=1), "JSON caption already"),
+        (json.dumps(json.loads(reply()), indent=1), "is JSON already"),
         ('{"high_level_description": "a cat", }', "begins like JSON but is not"),
         ("", "empty"),
         (" \n", "empty"),

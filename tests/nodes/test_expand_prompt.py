@@ -66,4 +66,4 @@ def test_history_tells_which_prompt_was_used(comfy_server: SimpleNamespace) -> N
         assert told["text"] == prompt and told["expanded"] is False
         assert again[number] == first[number]
     notes = [first[number]["ideogram4_prompt"][0]["note"] for number in wishes]
-    assert "no usable caption" in notes[0] and "JSON caption already" in notes[1] and "is off" in notes[2]
+    assert "no usable caption" in notes[0] and "is JSON already" in notes[1] and "is off" in notes[2]

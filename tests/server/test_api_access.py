@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydantic
 import pytest
 from aiohttp import web
 from ideogram4_lora_trainer.server.api import access
@@ -141,6 +142,35 @@ def test_one_network_of_ipv6_is_one_guesser() -> None:
         guesses.refuse("2001:db8:1:2:ffff::1")
     guesses.refuse("2001:db8:1:3::1")
     guesses.refuse("10.0.0.1")
+
+
+def test_behind_a_proxy_of_this_machine_callers_are_told_apart(api: RouteClient, tmp_path: Path) -> None:
+    set_key(tmp_path)
+    for _ in range(access.MAX_WRONG_KEYS):
+        told(api, Api_Key=OTHER, X_Forwarded_For="10.9.9.9, 203.0.113.7")
+    assert told(api, Api_Key=KEY, X_Forwarded_For="203.0.113.7") == (429, "too_many_wrong_keys")
+    assert told(api, Api_Key=KEY, X_Forwarded_For="203.0.113.7, 203.0.113.8") == (200, "")
+    assert told(api, Api_Key=KEY, X_Forwarded_For="no address") == (200, "")
+    assert told(api, Api_Key=KEY) == (200, "")
+
+
+def test_whoever_guesses_last_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MAX_ADDRESSES", 2)
+    guesses = Guesses()
+    for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.3"):
+        guesses.count(address)
+    assert list(guesses._times) == ["10.0.0.1", "10.0.0.3"]
+
+
+def test_few_errors_are_told_of_many() -> None:
+    class Form(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid")
+
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Form.model_validate({f"{number}" * 1000: 1 for number in range(500)})
+    errors = access.Invalid.of(caught.value).errors
+    assert len(errors) == access.MAX_ERRORS
+    assert all(len(error["loc"][1]) <= access.MAX_LOC_LENGTH for error in errors)
 
 
 def test_addresses_are_forgotten_some_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ideogram4_lora_trainer.server.api import failures, run_log, webhooks
 from ideogram4_lora_trainer.server.api.run_log import RunLog, find_run_folder
 from ideogram4_lora_trainer.server.api.store import Record, Store
 from ideogram4_lora_trainer.server.api.webhooks import Webhooks
-from ideogram4_lora_trainer.trainer_core.errors import MissingCaptions, RemoteRefused
+from ideogram4_lora_trainer.trainer_core.errors import MissingCaptions, NonFinite, RemoteRefused, SaveFailed
 from ideogram4_lora_trainer.trainer_core.training.journal import JOURNAL, Journal
 
 # ---- the log of a run ----------------------------------------------------------------------------------------
@@ -94,22 +95,27 @@ def outcome_of(error: BaseException) -> dict[str, Any]:
 
 
 def test_errors_for_people_keep_their_words_and_their_code() -> None:
-    told = failures.failure_of(outcome_of(MissingCaptions("a.png has no caption.")))
-    assert told == {"status": 422, "code": "missing_captions", "message": "a.png has no caption."}
+    told = failures.failure_of(outcome_of(MissingCaptions("a.png has no caption.")), {"missing_captions": "url"})
+    assert told == {"status": 422, "code": "missing_captions", "message": "a.png has no caption.", "field": "url"}
+
+
+def test_what_no_input_can_mend_is_not_called_the_callers_fault() -> None:
+    told = [failures.failure_of(outcome_of(error), {}) for error in (SaveFailed("Full."), NonFinite("NaN."))]
+    assert [(one["status"], one["code"]) for one in told] == [(507, "save_failed"), (500, "non_finite")]
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("/home/me/secret"), KeyError("x"), type("OutOfMemoryError", (RuntimeError,), {})("CUDA /x")]
 )
 def test_defects_show_nothing_of_this_machine(error: Exception) -> None:
-    told = failures.failure_of(outcome_of(error))
+    told = failures.failure_of(outcome_of(error), {})
     assert told["status"] == 500
     assert "/" not in told["message"]
 
 
 @pytest.mark.parametrize("outcome", [{}, {"status": None}, {"status": {"messages": []}}, {"status": {}}])
 def test_a_failure_without_a_reason_is_one(outcome: dict[str, Any]) -> None:
-    assert failures.failure_of(outcome)["code"] == "internal_error"
+    assert failures.failure_of(outcome, {})["code"] == "internal_error"
 
 
 # ---- webhooks ------------------------------------------------------------------------------------------------
@@ -141,7 +147,8 @@ def deliver(store: Store, monkeypatch: pytest.MonkeyPatch, answers: list[Any], p
     async def run() -> None:
         hooks = Webhooks(store, answer)
         hooks.start()
-        await hooks._task
+        while hooks._tasks:
+            await asyncio.gather(*hooks._tasks.values())
 
     asyncio.run(run())
     return sent
@@ -190,3 +197,65 @@ def test_what_is_still_open_is_not_told(tmp_path: Path, monkeypatch: pytest.Monk
     store.put(ended(store, state="running"))
     store.put(ended(store, webhook={}))
     assert deliver(store, monkeypatch, []) == []
+
+
+def test_a_slow_one_keeps_no_other_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    slow = ended(store, webhook={**ended(store).webhook, "url": "https://slow.test/"})
+    quick = ended(store)
+    store.put(slow)
+    told_of_quick = threading.Event()
+
+    def post(url: str, body: bytes, *, timeout_s: float) -> int:
+        if url == slow.webhook["url"]:
+            assert told_of_quick.wait(30)
+        else:
+            told_of_quick.set()
+        return 200
+
+    monkeypatch.setattr(webhooks, "post_json", post)
+
+    async def answer(_: Record) -> dict[str, Any]:
+        return {}
+
+    async def run() -> None:
+        hooks = Webhooks(store, answer)
+        hooks.start()
+        await asyncio.sleep(0.05)
+        store.put(quick)  # ends later
+        hooks.start()
+        while hooks._tasks:
+            await asyncio.gather(*hooks._tasks.values())
+
+    asyncio.run(run())
+    assert store.find(slow.id).webhook["done"] and store.find(quick.id).webhook["done"]
+
+
+def test_one_that_is_resumed_meanwhile_is_told_of_its_second_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    record = ended(store, state="cancelled", prompt_id="first")
+    store.put(record)
+    sent = []
+
+    def post(url: str, body: bytes, *, timeout_s: float) -> int:
+        sent.append(json.loads(body)["status"])
+        if len(sent) == 1:  # while this is on its way
+            store.put(dataclasses.replace(record, state="succeeded", prompt_id="second"))
+        return 200
+
+    monkeypatch.setattr(webhooks, "post_json", post)
+
+    async def answer(_: Record) -> dict[str, Any]:
+        return {}
+
+    async def run() -> None:
+        hooks = Webhooks(store, answer)
+        hooks.start()
+        while hooks._tasks:
+            await asyncio.gather(*hooks._tasks.values())
+
+    asyncio.run(run())
+    assert sent == ["ERROR", "OK"]
+    assert store.find(record.id).webhook["done"]

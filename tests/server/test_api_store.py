@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ideogram4_lora_trainer.server.api import store as store_module
 from ideogram4_lora_trainer.server.api.store import Record, Store
+from ideogram4_lora_trainer.trainer_core.errors import SaveFailed
 
 
 def record(store: Store, **values: object) -> Record:
@@ -102,3 +103,22 @@ def test_servers_that_are_gone_leave_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "servers").iterdir())) == 1
     Store(tmp_path)
     assert len(list((tmp_path / "servers").iterdir())) == 1
+
+
+def test_what_a_newer_version_wrote_is_left_alone(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    made = record(first, state="queued")
+    first.put(made)
+    path = tmp_path / "requests" / f"{made.id}.json"
+    content = json.dumps({**json.loads(path.read_text()), "new_field": 1})
+    path.write_text(content)
+    end(first)
+    assert Store(tmp_path).all() == []
+    assert path.read_text() == content
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(SaveFailed):
+        store.put(record(store, base="https://\ud800"))
+    assert store.all() == []

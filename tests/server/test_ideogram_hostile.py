@@ -205,7 +205,7 @@ def test_a_zip_of_many_files_or_many_bytes(
     many = zip_of({f"{index}.txt": b"x" for index in range(2001)})
     assert "2,001 files" in reasons(client.upload(dataset, ("many.zip", many)))["many.zip"]
     monkeypatch.setattr(intake, "MAX_UNPACKED_BYTES", 100)
-    assert "unpacks to more" in reasons(client.upload(dataset, ("large.zip", zip_of({"a.png": png()}))))["large.zip"]
+    assert "unpack to more" in reasons(client.upload(dataset, ("large.zip", zip_of({"a.png": png()}))))["large.zip"]
 
 
 # ---- the body ------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def _nothing_to_do(prompt: str) -> str:
     if findings is not None:
         broken = next((finding for finding in findings if finding.startswith("begins like JSON")), "")
         if not broken:
-            return f"The prompt is a JSON caption already, {AS_IT_IS}"
+            return f"The prompt is JSON already, {AS_IT_IS}"
         if prompt.lstrip()[1:].lstrip().startswith('"'):  # a slip in a caption, and not "{a|b} in the rain"
             return f"The prompt {broken}, {AS_IT_IS}"
     if not prompt.strip():

@@ -29,7 +29,7 @@ def is_data_uri(url: str) -> bool:
 def shown_url(url: str) -> str:
     """A URL for messages: without its query, which may hold a signature, and without credentials."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url[:MAX_URL_LENGTH])  # Python keeps what it has parsed last
         port = re.search(r":\d{1,5}$", parts.netloc)
         text = f"{parts.scheme}://{parts.hostname or ''}{port[0] if port else ''}{parts.path}"
         text = text if parts.scheme else parts.path
@@ -49,6 +49,8 @@ def judged_url(url: str, advice: Advice) -> SplitResult:
         raise Refused(f"is longer than {MAX_URL_LENGTH} characters; use a shorter one")
     if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url):
         raise Refused("contains spaces or control characters; write them percent-encoded")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in url):
+        raise Refused("contains what is no text; write it percent-encoded")
     try:
         parts = urlsplit(url)
         port = parts.port
