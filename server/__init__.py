@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from . import datasets, runs, uploads
-from .api import openapi, page
+from .api import openapi, page, unknown
 from .api.access import Guesses
 from .api.office import Office
 from .fal import routes as fal
@@ -32,4 +32,5 @@ def register(routes: web.RouteTableDef, app: web.Application) -> None:
     ideogram.add_routes(routes, office, guesses)
     described = [*operations_of_fal(office.endpoints.values()), *operations_of_ideogram()]
     openapi.add_routes(routes, described, guesses)
+    unknown.add_routes(routes, [*described, *openapi.ABOUT], guesses)  # the last: it takes all that is left
     app.on_startup.append(office.open_if_left)

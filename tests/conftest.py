@@ -153,9 +153,10 @@ API_KEY = "a-key-that-only-tests-have"
 def standard_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny models under the names that the released ones have."""
     folder = tmp_path_factory.mktemp("models")
+    diffusion = "diffusion_models/ideogram4"
     names = {
-        "diffusion_models/ideogram4_tiny_fp8_scaled": "diffusion_models/ideogram4_fp8_scaled",
-        "diffusion_models/ideogram4_tiny_unconditional_fp8_scaled": "diffusion_models/ideogram4_unconditional_fp8_scaled",
+        f"{diffusion}_tiny_fp8_scaled": f"{diffusion}_fp8_scaled",
+        f"{diffusion}_tiny_unconditional_fp8_scaled": f"{diffusion}_unconditional_fp8_scaled",
         "text_encoders/qwen3vl_tiny": "text_encoders/qwen3vl_8b_fp8_scaled",
         "vae/flux2_tiny_vae": "vae/flux2-vae",
     }

@@ -33,6 +33,12 @@ class DatasetUnreadable(UserError):
     code = "dataset_unreadable"
 
 
+class DatasetNotFetched(DatasetUnreadable):
+    """An address may not be called, or does not give the zip."""
+
+    code = "url_refused"
+
+
 class NoImagesFound(UserError):
     code = "no_images_found"
 

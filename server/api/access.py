@@ -14,6 +14,7 @@ import functools
 import hmac
 import ipaddress
 import logging
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -52,13 +53,13 @@ class Invalid(Exception):
     def of(error: pydantic.ValidationError, place: str = "body") -> Invalid:
         """What pydantic found, without the values: they may be long, and are the client's own."""
         found = error.errors(include_url=False, include_input=False, include_context=False)[:MAX_ERRORS]
-        return Invalid(
-            [{"loc": [place, *map(_short, one["loc"])], "msg": one["msg"], "type": one["type"]} for one in found]
-        )
+        return Invalid([{"loc": [place, *_place(one["loc"])], "msg": one["msg"], "type": one["type"]} for one in found])
 
 
-def _short(part: str | int) -> str | int:
-    return part[:MAX_LOC_LENGTH] if isinstance(part, str) else part
+def _place(loc: Sequence[str | int]) -> list[str | int]:
+    """Where an error is: without the kinds that a value could have had, which pydantic adds; and never long."""
+    shortened = [part[:MAX_LOC_LENGTH] if isinstance(part, str) else part for part in loc]
+    return [part for part in shortened if isinstance(part, int) or not re.search(r"\[|^[A-Z]\w+Size$", part)]
 
 
 class Guesses:
@@ -177,4 +178,6 @@ def error_answer(status: int, code: str, message: str) -> web.Response:
 
 
 def invalid_answer(invalid: Invalid) -> web.Response:
-    return web.json_response({"detail": invalid.errors}, status=422, headers={"Cache-Control": "no-store"})
+    code = str(invalid.errors[0]["type"])
+    headers = {"Cache-Control": "no-store", "X-Fal-Error-Type": code}
+    return web.json_response({"detail": invalid.errors, "error_type": code}, status=422, headers=headers)

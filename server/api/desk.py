@@ -23,7 +23,7 @@ from ..guard import Refusal
 from . import prompts
 from .endpoints import Context, Endpoint
 from .failures import CANCELLED, LOST, REMOVED, failure_of
-from .reports import Reports, answer
+from .reports import Reports, answer, stage_of
 from .settings import ApiSettings
 from .store import Record, Store
 from .webhooks import Webhooks
@@ -107,7 +107,9 @@ class Desk:
             return await self._queue(again, before=record)
 
     async def _queue(self, record: Record, before: Record | None = None) -> Record:
-        record = dataclasses.replace(record, prompt_id=str(uuid.uuid4()), server=self.store.server)
+        # The first prompt has the request's own id, by which it is found in the page too.
+        prompt_id = str(uuid.uuid4()) if record.prompt_id else record.id
+        record = dataclasses.replace(record, prompt_id=prompt_id, server=self.store.server)
         await asyncio.to_thread(self.store.put, record)  # first: a request that is queued is never unknown
         try:
             await prompts.put(record.graph, record.prompt_id)
@@ -155,8 +157,8 @@ class Desk:
         ahead = prompts.place(record.prompt_id)
         if ahead is not None:
             self._missing.discard(record.prompt_id)
-            if ahead < 0 and record.state == "queued":
-                await self._put(dataclasses.replace(record, state="running", started=time.time()))
+            if ahead < 0:
+                await self._note_progress(record)
             return
         outcome = prompts.outcome(record.prompt_id)
         if outcome is None and record.prompt_id not in self._missing:
@@ -164,6 +166,16 @@ class Desk:
             return
         self._missing.discard(record.prompt_id)
         await self._put(await asyncio.to_thread(self._ended_record, record, outcome))
+
+    async def _note_progress(self, record: Record) -> None:
+        began = record.state == "queued"
+        if began:
+            record = dataclasses.replace(record, state="running", started=time.time())
+        stage = stage_of(prompts.at_work(record.prompt_id)[0], record)
+        if stage:
+            record = dataclasses.replace(record, stages=(*record.stages, (time.time(), stage)))
+        if began or stage:
+            await self._put(record)
 
     def _ended_record(self, record: Record, outcome: prompts.Outcome | None) -> Record:
         started, ended = _times(record, outcome)
@@ -218,25 +230,26 @@ class Desk:
                 await self._put(dataclasses.replace(record, state="cancelled", ended=time.time(), error=CANCELLED))
             return taken
 
-    async def wait(self, request_id: str, still_wanted: Callable[[], bool]) -> Record:
-        """Until it has ended. Where nobody wants it any more, it is cancelled."""
-        while (record := self.find(request_id)).is_open:
-            if not still_wanted():
-                await self.cancel(request_id)
-            event = self._ended.get(request_id)
-            if event is None:
-                await asyncio.sleep(LOOK_INTERVAL_S)
-                continue
-            try:
-                await asyncio.wait_for(event.wait(), 1.0)
-            except asyncio.TimeoutError:
-                continue
-        return record
+    async def a_moment(self, request_id: str) -> None:
+        """Wait for the end of a request, a second at most."""
+        event = self._ended.get(request_id)
+        if event is None:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(event.wait(), 1.0)
 
     def queue_position(self, record: Record) -> int:
         """How many prompts of ComfyUI's queue, of whomever, are done before this one."""
         ahead = prompts.place(record.prompt_id)
         return max(0, ahead) if ahead is not None else 0
+
+    async def progress(self, record: Record) -> tuple[int, int]:
+        """Steps that its training has done, and that there are; before it those of what is at work, (0, 0) for none."""
+        step, steps = await self.reports.progress(record)
+        if not steps and record.is_open:
+            _, step, steps = prompts.at_work(record.prompt_id)
+        return (step, steps) if steps > 1 else (0, 0)
 
     async def is_running(self, record: Record) -> bool:
         """Now, and not when it was last looked at."""

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import folder_paths
+import pydantic
 from aiohttp import web
 
 from ...trainer_core.errors import UserError
@@ -30,6 +31,15 @@ CONTENT_TYPES = {
     ".jpeg": "image/jpeg",
 }
 MAX_FILES = 100
+
+
+class File(pydantic.BaseModel):
+    """A file as answers have it."""
+
+    url: str = pydantic.Field(description="On this server, for whoever has the key.")
+    content_type: str
+    file_name: str
+    file_size: int
 
 
 class FileMissing(UserError):

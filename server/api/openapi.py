@@ -127,12 +127,10 @@ def errors(*statuses: int) -> dict[int, Answer]:
 
 def add_routes(routes: web.RouteTableDef, operations: Sequence[Operation], guesses: Guesses) -> None:
     """Serve the document of these operations and of itself, under both contracts."""
-    own = {200: Answer(dict[str, Any])} | errors(*USUAL)
-    about = [Operation("GET", path, "This document", "about", own) for path in PATHS]
 
     @functools.cache
     def made() -> dict[str, Any]:
-        return document([*operations, *about])
+        return document([*operations, *ABOUT])
 
     async def view(request: web.Request) -> web.Response:
         told = {**made(), "servers": [{"url": base_of(request)}]}
@@ -140,6 +138,11 @@ def add_routes(routes: web.RouteTableDef, operations: Sequence[Operation], guess
 
     for path in PATHS:
         routes.get(path)(keyed(view, guesses))
+
+
+ABOUT = [
+    Operation("GET", path, "This document", "about", {200: Answer(dict[str, Any])} | errors(*USUAL)) for path in PATHS
+]
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:

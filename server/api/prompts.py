@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import execution
+from comfy_execution.progress import NodeState, get_progress_state
 from server import PromptServer
 
 from ..guard import Refusal
@@ -48,6 +49,16 @@ def place(prompt_id: str) -> int | None:
     if own is None:
         return None
     return len(running) + sum(item[:2] < own[:2] for item in queued)
+
+
+def at_work(prompt_id: str) -> tuple[str, int, int]:
+    """The node that works on a prompt, and how many of how many parts it has done; ("", 0, 0) for none."""
+    progress = get_progress_state()
+    if progress.prompt_id == prompt_id:
+        for node_id, node in list(progress.nodes.items()):
+            if node["state"] is NodeState.Running:
+                return node_id, int(node["value"]), int(node["max"])
+    return "", 0, 0
 
 
 def outcome(prompt_id: str) -> Outcome | None:

@@ -14,6 +14,14 @@ from .run_log import RunLog, find_run_folder, line
 from .store import Record
 
 MAX_RUN_LOGS = 50
+STAGES = {
+    "Ideogram4LoadDataset": "Reading the dataset.",
+    "UNETLoader": "Loading the model.",
+    "Ideogram4EncodeDataset": "Encoding images and captions.",
+    "Ideogram4ExpandPrompt": "Reading the prompt.",
+    "SamplerCustomAdvanced": "Making an image.",
+}
+"""What a request is at while a node works, as far as it takes its time and nothing else tells of it."""
 
 
 class Reports:
@@ -28,14 +36,15 @@ class Reports:
         return find_run_folder(self._runs_folder(), record.run_name) if record.run_name else None
 
     async def logs(self, record: Record) -> list[dict[str, str]]:
-        """What is to be told of a request so far; the list only grows."""
+        """What is to be told of a request so far; the list only grows, as each line is of its own moment."""
         lines = [line("Queued in ComfyUI.", record.created)]
         lines += [line(note, record.created, "WARN") for note in record.notes]
+        lines += [line(stage, time) for time, stage in record.stages]
         run = await self._run_log(record)
         if run is not None:
             lines += run.lines
         lines += [line(note, record.ended) for note in record.last_notes]
-        return lines
+        return sorted(lines, key=lambda one: one["timestamp"])
 
     async def progress(self, record: Record) -> tuple[int, int]:
         """Steps that its training has done, and that there are; (0, 0) while there is none."""
@@ -53,6 +62,12 @@ class Reports:
             known = self._logs.setdefault(record.id, RunLog(folder))
         await asyncio.to_thread(known.read)
         return known
+
+
+def stage_of(node_id: str, record: Record) -> str:
+    """What a request is to be told to be at, "" if it was told last or is not worth it."""
+    stage = STAGES.get(record.graph.get(node_id, {}).get("class_type", ""), "")
+    return "" if record.stages and record.stages[-1][1] == stage else stage
 
 
 async def answer(record: Record, base: str = "") -> dict[str, Any]:

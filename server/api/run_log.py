@@ -38,7 +38,7 @@ class RunLog:
         self.step = 0
         self.steps = 0
         self.lines: list[dict[str, str]] = []
-        self._offset = 0
+        self._file, self._offset = 0, 0
         self._reading = threading.Lock()
 
     def read(self) -> None:
@@ -48,6 +48,9 @@ class RunLog:
             contextlib.suppress(OSError),
             open_regular(self.folder / JOURNAL, os.O_RDONLY) as file,
         ):
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._file or status.st_size < self._offset:
+                self._file, self._offset = status.st_ino, 0  # begun anew, in the place of a run that was deleted
             file.seek(self._offset)
             part = file.read(MAX_BYTES)
             whole = part[: part.rfind(b"\n") + 1]
@@ -76,10 +79,10 @@ class RunLog:
                 yield told + (f", about {_duration(left)} left." if left else "."), "INFO"
             case "checkpoint" if self.step:
                 yield f"Saved at step {self.step}.", "INFO"
-            case "note":
+            case "note" if not str(event["text"]).startswith("Stopped at step"):
                 yield str(event["text"]), "WARN"
-            case "stopped":
-                yield str(event.get("message") or f"Stopped at step {self.step}."), "WARN"
+            case "stopped":  # in words of our own: those of the journal are for the page
+                yield f"Stopped at step {self.step}. What was learnt is saved; /resume goes on from there.", "WARN"
             case "finished":
                 yield f"Trained {self.step} steps.", "INFO"
 

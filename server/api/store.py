@@ -57,6 +57,8 @@ class Record:
     """What its training run is called, before ComfyUI's number; "" for what trains nothing."""
     notes: tuple[str, ...] = ()
     """What is to be told about how it was understood."""
+    stages: tuple[tuple[float, str], ...] = ()
+    """What it was seen to be at, and when."""
     last_notes: tuple[str, ...] = ()
     """What is to be told about how it was done."""
     values: dict[str, Any] = dataclasses.field(default_factory=dict)

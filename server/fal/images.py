@@ -17,14 +17,14 @@ from ...trainer_core.model.sampling import PRESETS
 from ..api.access import Invalid
 from ..api.base_models import ModelFiles, choose
 from ..api.endpoints import Context, Endpoint, Job, Made, Outputs
-from ..api.files import FileMissing, made_file
+from ..api.files import File, FileMissing, made_file
 from ..api.graphs import Graph, inputs_of, load, node_of, set_models
 from ..api.store import Record
 from ..api.threads import outside
 from ..guard import Refusal
 from .jpeg import jpeg_of
 from .loras import MAX_LORAS, LoraWeight, find_lora, set_loras
-from .schema import File, ignored_fields
+from .schema import ignored_fields
 from .sizes import ImageSize, Size, SizeName, schedule, size_like, size_of
 from .source_image import MAX_ADDRESS_LENGTH, SourceImage, source_image
 
@@ -170,7 +170,7 @@ def _size(values: TextToImageInput, source: SourceImage | None) -> Size:
 def _notes(values: TextToImageInput) -> list[str]:
     """What is asked for and cannot be had."""
     notes = []
-    if values.enable_safety_checker:
+    if values.enable_safety_checker and "enable_safety_checker" in values.model_fields_set:
         notes.append("No safety checker runs here, and has_nsfw_concepts is null.")
     if values.acceleration != "none":
         notes.append(f"acceleration {values.acceleration!r} has no effect here.")

@@ -22,6 +22,7 @@ from ...trainer_core.remote import check_url
 from ..api.graphs import Graph
 from ..api.own_files import own_file
 from ..api.store import Store
+from ..ideogram.models import Models
 
 MAX_LORAS = 3
 MAX_PATH_LENGTH = 8192
@@ -31,14 +32,15 @@ SUFFIX = ".safetensors"
 NOTHING = "none"
 """What is chosen in the loader's list where an address takes its place."""
 MAX_LISTED = 10
+_MODEL = re.compile(r"model/[a-z0-9-]+/version/[0-9]+")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 
 
 class LoraWeight(pydantic.BaseModel):
     path: str = pydantic.Field(
         description="The address of a file that this server has made; a name as ComfyUI's LoRA loaders list it, with "
-        "or without its folders and suffix; the name of a model trained here; or an https address of a safetensors "
-        "file.",
+        "or without its folders and suffix; the name of a model trained here, or its custom_model_uri; or an https "
+        "address of a safetensors file.",
         min_length=1,
         max_length=MAX_PATH_LENGTH,
     )
@@ -51,6 +53,11 @@ def find_lora(path: str, store: Store) -> dict[str, str]:
     own = own_file(path, store)
     if own is not None:
         return {"lora_name": _listed_as(own), "url": ""}
+    if _MODEL.fullmatch(path):
+        file = Models().file_of(path, store)
+        if file is None:
+            raise LoraUnreadable(f"There is no model {shown(path)} here, or its LoRA was deleted.")
+        return {"lora_name": _listed_as(Path(os.path.realpath(file))), "url": ""}
     if _ADDRESS.match(path):
         check_url(path, what="lora")
         return {"lora_name": NOTHING, "url": path}

@@ -24,8 +24,9 @@ ID = parameter("id", "path", {"type": "string", "format": "uuid"}, "request_id")
 
 def operations(endpoints: Iterable[Endpoint]) -> list[Operation]:
     """All of them; `endpoints` are those of the Office, of which some are not fal's."""
+    endpoints = list(endpoints)
     own = [endpoint for endpoint in endpoints if endpoint.path.startswith(f"{APP}/")]
-    return [*(one for endpoint in own for one in _of_endpoint(endpoint)), *_of_requests(own), *_of_proxy(own)]
+    return [*(one for endpoint in own for one in _of_endpoint(endpoint)), *_of_requests(endpoints), *_of_proxy(own)]
 
 
 def _of_endpoint(endpoint: Endpoint) -> list[Operation]:

@@ -7,6 +7,9 @@ sent.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +23,7 @@ from ...trainer_core.remote import check_url
 from ..api.access import Guesses, Invalid, keyed
 from ..api.addresses import base_of
 from ..api.bodies import read_object
+from ..api.calls import Calls
 from ..api.desk import Desk
 from ..api.failures import error_body, error_of
 from ..api.files import serve
@@ -60,6 +64,7 @@ class _Views:
 
     def __init__(self, office: Office) -> None:
         self._office = office
+        self._calls = Calls()
 
     def submit(self, path: str) -> Any:
         async def view(request: web.Request) -> web.Response:
@@ -112,7 +117,11 @@ class _Views:
                 return await self._result(request, match[1])
             case ("PUT", "queue", "cancel"):
                 return await self._cancel(match[1])
-        raise Refusal(404, "not_found", f"{PROXY_HEADER} names nothing that is served here.")
+        raise Refusal(404, "not_found", f"{PROXY_HEADER} names nothing that is served here: {self._served()}.")
+
+    def _served(self) -> str:
+        own = ", ".join(path for path in self._office.endpoints if path.startswith(f"{APP}/"))
+        return f"{own} at {' and '.join(_HOSTS)}. There is no storage here: send data URIs, or addresses"
 
     # ---- what they do ----------------------------------------------------------------------------------------
 
@@ -120,25 +129,22 @@ class _Views:
         webhook = query.get("fal_webhook", "")
         if webhook:
             await outside(_check_webhook, webhook)
-        desk, record = await self._queued(request, path, webhook)
+        desk = await self._office.desk()
+        async with read_object(request, MAX_BODY_BYTES) as body:
+            record = await desk.submit(path, _inputs(desk, path, body), base_of(request), webhook)
         return _answer(record, _submitted(desk, record, base_of(request)))
 
     async def _run(self, request: web.Request, path: str) -> web.Response:
-        desk, record = await self._queued(request, path)
-
-        def still_wanted() -> bool:
-            return request.transport is not None and not request.transport.is_closing()
-
-        return await _ended(desk, await desk.wait(record.id, still_wanted), base_of(request))
-
-    async def _queued(self, request: web.Request, path: str, webhook: str = "") -> tuple[Desk, Record]:
         desk = await self._office.desk()
         async with read_object(request, MAX_BODY_BYTES) as body:
-            try:
-                values = desk.endpoints[path].input.model_validate(body)
-            except pydantic.ValidationError as error:
-                raise Invalid.of(error) from None
-            return desk, await desk.submit(path, values, base_of(request), webhook)
+            values = _inputs(desk, path, body)
+            sent = await asyncio.to_thread(_digest, path, body)
+            record = self._calls.left_alone(desk, sent) or await desk.submit(path, values, base_of(request))
+
+        def still_there() -> bool:
+            return request.transport is not None and not request.transport.is_closing()
+
+        return await _ended(await self._calls.wait(desk, record.id, still_there, sent), base_of(request))
 
     async def _status(self, request: web.Request, request_id: str, query: Mapping[str, str]) -> web.Response:
         desk = await self._office.desk()
@@ -157,7 +163,7 @@ class _Views:
             if record.state != "succeeded":
                 error = error_of(record)
                 told |= {"error": error["message"], "error_type": error["code"]}
-        step, steps = await desk.reports.progress(record)
+        step, steps = await desk.progress(record)
         if steps:
             told["progress"] = {"step": step, "steps": steps}
         return _answer(record, told, status=200 if told["status"] == "COMPLETED" else 202)
@@ -167,13 +173,24 @@ class _Views:
         record = desk.find(request_id)
         if record.is_open:
             raise Refusal(400, "in_progress", "The request has not ended yet. Ask for its status.")
-        return await _ended(desk, record, base_of(request))
+        return await _ended(record, base_of(request))
 
     async def _cancel(self, request_id: str) -> web.Response:
         desk = await self._office.desk()
         if await desk.cancel(request_id):
             return _answer(desk.find(request_id), {"status": "CANCELLATION_REQUESTED"}, status=202)
         return _answer(desk.find(request_id), {"status": "ALREADY_COMPLETED"}, status=400)
+
+
+def _inputs(desk: Desk, path: str, body: dict[str, Any]) -> pydantic.BaseModel:
+    try:
+        return desk.endpoints[path].input.model_validate(body)
+    except pydantic.ValidationError as error:
+        raise Invalid.of(error) from None
+
+
+def _digest(path: str, body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([path, body], sort_keys=True).encode()).hexdigest()
 
 
 def _check_webhook(url: str) -> None:
@@ -193,7 +210,7 @@ def _submitted(desk: Desk, record: Record, base: str) -> dict[str, Any]:
     return {"status": "IN_QUEUE", **_addresses(record, base), "queue_position": desk.queue_position(record)}
 
 
-async def _ended(desk: Desk, record: Record, base: str) -> web.Response:
+async def _ended(record: Record, base: str) -> web.Response:
     if record.state == "succeeded":
         return _answer(record, await answer(record, base))
     error = error_of(record)
@@ -203,4 +220,5 @@ async def _ended(desk: Desk, record: Record, base: str) -> web.Response:
 
 def _answer(record: Record, value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     own = {"X-Fal-Request-Id": record.id, "Cache-Control": "no-store", **(headers or {})}
-    return web.json_response(value, status=status, headers=own)
+    reason = "Client Closed Request" if status == 499 else None  # which aiohttp does not know
+    return web.json_response(value, status=status, reason=reason, headers=own)

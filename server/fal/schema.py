@@ -9,13 +9,6 @@ import pydantic
 MAX_NOTED = 10
 
 
-class File(pydantic.BaseModel):
-    url: str = pydantic.Field(description="On this server, for whoever has the key.")
-    content_type: str
-    file_name: str
-    file_size: int
-
-
 class LogLine(pydantic.BaseModel):
     message: str
     level: Literal["INFO", "WARN"]
@@ -43,7 +36,9 @@ class Status(pydantic.BaseModel):
     metrics: dict[str, float] | None = pydantic.Field(None, description="When COMPLETED: inference_time in seconds.")
     error: str | None = pydantic.Field(None, description="When COMPLETED without a result: why.")
     error_type: str | None = None
-    progress: dict[str, int] | None = pydantic.Field(None, description="Not of fal's: step and steps of the training.")
+    progress: dict[str, int] | None = pydantic.Field(
+        None, description="Not of fal's: step and steps of what is at work."
+    )
 
 
 class Cancelled(pydantic.BaseModel):

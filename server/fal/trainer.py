@@ -20,13 +20,13 @@ from ...trainer_core.remote import check_url, fetch
 from ..api.access import Invalid
 from ..api.base_models import ModelFiles, choose
 from ..api.endpoints import Context, Endpoint, Job, Made, Outputs
-from ..api.files import FileMissing, made_file
+from ..api.files import File, FileMissing, made_file
 from ..api.graphs import inputs_of, load, node_of, set_models, set_output, set_resolution
 from ..api.inputs import keep_input
 from ..api.store import Record
 from ..api.threads import outside
 from ..guard import Refusal
-from .schema import File, ignored_fields
+from .schema import ignored_fields
 
 MAX_DATA_BYTES = 192 * 2**20
 """Of a zip in a data URI. A larger one belongs at an address."""
@@ -48,6 +48,7 @@ FAULTS = {
     "wrong_vae": "models",
     "wrong_text_encoder": "models",
     "resolution_rejected": "resolution",
+    "settings_rejected": "default_caption",
 }
 
 
@@ -91,7 +92,8 @@ async def build(values: TrainerInput, context: Context) -> Job:
     except SaveFailed as error:
         raise Refusal(507, error.code, "The dataset cannot be kept in ComfyUI's input folder.") from error
     except UserError as error:
-        raise Invalid.field(FAULTS.get(error.code, "images_data_url"), error.code, str(error)) from error
+        advice = " Or send the zip as a data URI." if error.code == "url_refused" else ""
+        raise Invalid.field(FAULTS.get(error.code, "images_data_url"), error.code, f"{error}{advice}") from error
     inputs_of(graph, "Ideogram4LoadDataset").update(
         dataset=dataset,
         url=url,

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..api.files import path_of
+from ..api.files import File, path_of
+from ..api.reports import file_object
 from ..api.settings import api_folder
-from ..api.store import Record
+from ..api.store import Record, Store
 from ..guard import Refusal
 from . import records
 from .schema import Model, ModelStatus
@@ -26,7 +27,8 @@ _FORM = {"name": str, "dataset_id": str, "request_id": str, "version": int, "cre
 _STATUS: dict[str, ModelStatus] = {"queued": "CREATING", "running": "TRAINING", "succeeded": "COMPLETED"}
 _WHY = {
     "cancelled": "The training was cancelled.",
-    "interrupted": "ComfyUI ended while the model was waiting or training.",
+    "interrupted": "ComfyUI ended while the model was waiting or training. POST "
+    "/fal/queue/ideogram/v4/requests/<request_id>/resume goes on with it.",
 }
 
 
@@ -49,6 +51,10 @@ class Entry:
     def slug(self) -> str:
         """The name as addresses have it."""
         return self.name.lower().replace(" ", "-")
+
+    @property
+    def uri(self) -> str:
+        return f"model/{self.slug}/version/{self.version}"
 
 
 class Models:
@@ -76,6 +82,15 @@ class Models:
         """The newest first."""
         return [_entry(values) for values in records.read_all(self._folder(), _FORM)]
 
+    def file_of(self, uri: str, store: Store) -> Path | None:
+        """The LoRA in ComfyUI's keys behind a `custom_model_uri`, None where there is none (any more)."""
+        entry = next((one for one in self.all() if one.uri == uri), None)
+        record = store.find(entry.request_id) if entry else None
+        for name in _files(record).values() if record else ():
+            if name.endswith(".safetensors") and not name.endswith("_fal.safetensors"):
+                return path_of(next(file for file in record.files if file["filename"] == name))
+        return None
+
     def find(self, model_id: str) -> Entry:
         """Raises `Refusal`."""
         values = records.read(self._folder(), model_id, _FORM)
@@ -84,12 +99,16 @@ class Models:
         return _entry(values)
 
 
-def told(entry: Entry, record: Record | None, running: bool = False) -> Model:
-    """A model as it is answered. record: its request, None where nobody remembers it; running: at this moment."""
+def told(entry: Entry, record: Record | None, running: bool = False, base: str = "") -> Model:
+    """A model as it is answered. record: its request, None where nobody remembers it; running: at this moment.
+
+    base: the address of this server.
+    """
     status = _STATUS.get(record.state, "ERRORED") if record else "ERRORED"
     if running and status == "CREATING":
         status = "TRAINING"
-    loras = _loras(record) if record and status == "COMPLETED" else []
+    files = _files(record) if record and status == "COMPLETED" else {}
+    loras = [os.path.join(FOLDER, name) for name in files.values() if name.endswith(".safetensors")]
     changed = max(entry.created, record.started, record.ended) if record else entry.created
     return Model(
         model_id=entry.id,
@@ -98,9 +117,10 @@ def told(entry: Entry, record: Record | None, running: bool = False) -> Model:
         creation_time=records.iso_time(entry.created),
         last_update_time=records.iso_time(changed),
         is_available_for_generation=bool(loras),
-        custom_model_uri=f"model/{entry.slug}/version/{entry.version}",
+        custom_model_uri=entry.uri,
         dataset_id=entry.dataset_id,
         loras=loras,
+        files=[File(**file_object(record, index, base)) for index in files] if record else [],
         error=_why(record) if status == "ERRORED" else None,
         request_id=entry.request_id,
     )
@@ -112,13 +132,9 @@ def _why(record: Record | None) -> str:
     return str(record.error.get("message") or _WHY.get(record.state) or "The training failed.")
 
 
-def _loras(record: Record) -> list[str]:
-    """The files that are there, by the names that ComfyUI's loaders list."""
-    names = []
-    for file in record.files:
-        if file["filename"].endswith(".safetensors") and _is_there(file):
-            names.append(os.path.join(FOLDER, file["filename"]))
-    return names
+def _files(record: Record) -> dict[int, str]:
+    """Names of the files that are there, by their numbers."""
+    return {index: file["filename"] for index, file in enumerate(record.files) if _is_there(file)}
 
 
 def _is_there(file: dict[str, Any]) -> bool:

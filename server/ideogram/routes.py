@@ -209,7 +209,7 @@ class _Views:
         except BaseException:
             await desk.cancel(record.id)  # a training that nobody could ask for
             raise
-        (now,) = await self._told([model])
+        (now,) = await self._told([model], base_of(request))
         return _answer(
             schema.TrainingStarted(
                 model_id=model.id,
@@ -225,20 +225,20 @@ class _Views:
             _require_known("status", status, schema.STATUSES)
         _require_known("scope", scope, schema.SCOPES)
         entries = await asyncio.to_thread(self._models.all) if scope == "owned" else []
-        all_told = await self._told(entries)
+        all_told = await self._told(entries, base_of(request))
         return _answer(schema.ModelList(models=[one for one in all_told if not wanted or one.status in wanted]))
 
     async def model(self, request: web.Request) -> web.Response:
         entry = await asyncio.to_thread(self._models.find, request.match_info["model_id"])
-        (model,) = await self._told([entry])
+        (model,) = await self._told([entry], base_of(request))
         return _answer(schema.ModelDetails(model=model))
 
-    async def _told(self, entries: list[ModelEntry]) -> list[schema.Model]:
+    async def _told(self, entries: list[ModelEntry], base: str) -> list[schema.Model]:
         """The models as they are at this moment."""
         desk = await self._office.desk()
         found = await asyncio.to_thread(lambda: [desk.store.find(entry.request_id) for entry in entries])
         running = [record is not None and record.is_open and await desk.is_running(record) for record in found]
-        return await asyncio.to_thread(lambda: [told(*one) for one in zip(entries, found, running, strict=True)])
+        return await asyncio.to_thread(lambda: [told(*one, base) for one in zip(entries, found, running, strict=True)])
 
 
 def _require_known(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ import pydantic
 from ...trainer_core.config import TrainSettings
 from ...trainer_core.dataset.captions import MAX_CAPTION_BYTES
 from ..api.base_models import ModelFiles
+from ..api.files import File
 
 MAX_NAME_LENGTH = 100
 MODEL_NAME = r"^[A-Za-z0-9 -]+$"
@@ -135,10 +136,17 @@ class Model(pydantic.BaseModel):
     custom_model_uri: str = pydantic.Field(description="model/<name>/version/<number>.")
     dataset_id: str
     loras: list[str] = pydantic.Field(description="Ours: the files, as ComfyUI's LoRA loaders list them.")
+    files: list[File] = pydantic.Field(description="Ours: the same, to be fetched with the key, and its config.json.")
     error: str | None = pydantic.Field(None, description="Ours: why it is ERRORED.")
     request_id: str = pydantic.Field(
         description="Ours: /fal/queue/ideogram/v4/requests/<request_id> has its log, cancels and resumes it."
     )
+
+
+class TrainedFiles(pydantic.BaseModel):
+    """What a model's request_id gives on fal's routes."""
+
+    files: list[File]
 
 
 class ModelList(pydantic.BaseModel):

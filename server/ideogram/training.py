@@ -18,7 +18,7 @@ from ..api.graphs import inputs_of, load, node_of, set_models, set_output, set_r
 from ..api.store import Record
 from ..guard import Refusal
 from .library import Entry, Library, list_files
-from .schema import TrainingStarted, TrainModel
+from .schema import TrainedFiles, TrainModel
 
 MIN_IMAGES = 15
 USUAL_SIDE = 1024
@@ -47,7 +47,7 @@ def endpoint(library: Library) -> Endpoint:
         path=PATH,
         summary="Train a model on a dataset of the library",
         input=TrainModel,
-        output=TrainingStarted,
+        output=TrainedFiles,
         build=build,
         result=_result,
         is_kept=True,
@@ -83,7 +83,8 @@ def _judge(library: Library, values: TrainModel, max_images: int) -> tuple[Entry
 
 def _result(record: Record, outputs: Outputs) -> Made:
     saved = outputs.get(node_of(record.graph, "Ideogram4SaveLoRA"), {}).get("files", [])
-    return Made([made_file(file["subfolder"], file["filename"]) for file in saved], {})
+    files = [made_file(file["subfolder"], file["filename"]) for file in saved]
+    return Made(files, {"files": [{"$file": index} for index in range(len(files))]})
 
 
 TRAIN = endpoint(Library())

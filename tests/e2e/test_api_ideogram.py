@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,10 @@ def test_from_an_empty_dataset_to_a_trained_model(client: IdeogramClient, api_se
         "ideogram/Discs and bars_00001.safetensors",
         "ideogram/Discs and bars_00001_fal.safetensors",
     ]
+    assert [Path(file["file_name"]).suffix for file in model["files"]].count(".safetensors") == 2
+    for file in model["files"]:
+        fetched = client.ask("GET", "/.." + file["url"].removeprefix(api_server.api))
+        assert (len(fetched.content), fetched.headers["Content-Type"]) == (file["file_size"], file["content_type"])
     for name in model["loras"]:
         assert (api_server.output / "loras" / name).is_file()
         for loader in ("LoraLoaderModelOnly", "Ideogram4LoadLoRA"):
@@ -85,6 +90,14 @@ def test_from_an_empty_dataset_to_a_trained_model(client: IdeogramClient, api_se
     second, _ = wait(client, endless["model_id"])
     assert (second["status"], second["is_available_for_generation"]) == ("ERRORED", False)
     assert "cancelled" in second["error"]
+
+    for path in (model["custom_model_uri"], model["name"], model["loras"][0], model["files"][0]["url"]):
+        wishes = {"prompt": "a disc", "image_size": {"width": 64, "height": 64}, "rendering_speed": "TURBO"}
+        wishes |= {"loras": [{"path": path}], "expansion_model": "None", "seed": 1, "output_format": "png"}
+        made = client.post("/../fal/run/ideogram/v4/lora", wishes)
+        assert made.status_code == 200, made.text
+    gone = client.post("/../fal/run/ideogram/v4/lora", wishes | {"loras": [{"path": second["custom_model_uri"]}]})
+    assert (gone.status_code, gone.json()["error_type"]) == (422, "lora_unreadable")
 
     assert [one for one in client.get("/models").json()["models"] if one in (model, second)] == [second, model]
     completed = client.get("/models?status=COMPLETED").json()["models"]

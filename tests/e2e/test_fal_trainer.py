@@ -64,6 +64,7 @@ def test_logs_grow_and_name_every_stage(trained: dict[str, Any]) -> None:
     text = "\n".join(logs[-1])
     assert "Queued in ComfyUI." in text
     assert f"Training for {STEPS} steps." in text
+    assert text.index("Encoding images and captions.") < text.index("Training for")
     assert f"of {STEPS}, loss" in text
 
 

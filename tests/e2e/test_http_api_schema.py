@@ -122,7 +122,7 @@ def nothing_waits(server: SimpleNamespace, client: ApiClient) -> Iterator[None]:
 
     def cancel_all() -> None:
         for item in server.client.get("/queue")["queue_pending"]:
-            client.request(item[3]["extra_pnginfo"]["workflow"]["id"], "/cancel", "PUT")
+            client.request(item[1], "/cancel", "PUT")
 
     def sweep() -> None:
         while not ended.wait(0.03):

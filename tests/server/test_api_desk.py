@@ -10,8 +10,9 @@ from typing import Any
 
 import pydantic
 import pytest
+from ideogram4_lora_trainer.server.api import calls, prompts
 from ideogram4_lora_trainer.server.api import desk as desk_module
-from ideogram4_lora_trainer.server.api import prompts
+from ideogram4_lora_trainer.server.api.calls import Calls
 from ideogram4_lora_trainer.server.api.desk import Desk
 from ideogram4_lora_trainer.server.api.endpoints import Context, Endpoint, Job, Made
 from ideogram4_lora_trainer.server.api.store import Record, Store
@@ -56,6 +57,9 @@ class ComfyUI:
             return True
         return prompt_id == self.running
 
+    def at_work(self, prompt_id: str) -> tuple[str, int, int]:
+        return ("1", 3, 8) if prompt_id == self.running else ("", 0, 0)
+
     def begin(self) -> str:
         self.running = self.queued.pop(0)
         return self.running
@@ -69,7 +73,7 @@ class ComfyUI:
 @pytest.fixture
 def comfyui(monkeypatch: pytest.MonkeyPatch) -> ComfyUI:
     played = ComfyUI()
-    for name in ("put", "place", "outcome", "take_out"):
+    for name in ("put", "place", "outcome", "take_out", "at_work"):
         monkeypatch.setattr(prompts, name, getattr(played, name))
     monkeypatch.setattr(desk_module, "LOOK_INTERVAL_S", 0.001)
     return played
@@ -77,7 +81,8 @@ def comfyui(monkeypatch: pytest.MonkeyPatch) -> ComfyUI:
 
 def open_desk(folder: Path, result: Callable[..., Made] | None = None) -> Desk:
     async def build(_: Wishes, context: Context) -> Job:
-        graph = {"1": {"class_type": "Ideogram4TrainLoRA", "inputs": {"resume": "new run"}}}
+        dataset = {"class_type": "Ideogram4LoadDataset", "inputs": {}}
+        graph = {"1": dataset, "2": {"class_type": "Ideogram4TrainLoRA", "inputs": {"resume": "new run"}}}
         return Job(graph, run_name=f"run {context.request_id[:8]}")
 
     made = result or (lambda record, outputs: Made([], {"made": True}))
@@ -107,12 +112,14 @@ def test_from_the_queue_to_the_end(comfyui: ComfyUI, tmp_path: Path) -> None:
         comfyui.begin()
         running = await until(desk, first, "running")
         assert running.started > 0
+        assert [stage for _, stage in running.stages] == ["Reading the dataset."]
+        assert (await desk.progress(running), await desk.progress(second)) == ((3, 8), (0, 0))
         assert desk.queue_position(second) == 1
         comfyui.end(SUCCESS)
         ended = await until(desk, first, "succeeded")
         assert ended.payload == {"made": True}
         assert Store(tmp_path).find(first.id).state == "succeeded"
-        assert (await desk.wait(first.id, lambda: True)).state == "succeeded"
+        assert (await Calls().wait(desk, first.id, lambda: True, "")).state == "succeeded"
         assert desk.find(second.id).state == "queued"
 
     play(scene)
@@ -250,7 +257,7 @@ def test_one_resume_of_two_at_once_counts(comfyui: ComfyUI, tmp_path: Path) -> N
         tried = await asyncio.gather(desk.resume(ended), desk.resume(ended), return_exceptions=True)
         assert sorted(type(one).__name__ for one in tried) == ["Record", "Refusal"]
         assert len(comfyui.queued) == 1
-        assert comfyui.graphs[-1]["1"]["inputs"]["resume"] == run.name
+        assert comfyui.graphs[-1]["2"]["inputs"]["resume"] == run.name
 
     play(scene)
 
@@ -268,12 +275,40 @@ def test_what_another_server_resumed_is_not_resumed_here(comfyui: ComfyUI, tmp_p
     play(scene)
 
 
-def test_nobody_waiting_means_cancelled(comfyui: ComfyUI, tmp_path: Path) -> None:
+# ---- blocking calls --------------------------------------------------------------------------------------------
+
+
+def test_nobody_waiting_means_cancelled(comfyui: ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "LEFT_ALONE_S", 0.0)
+
     async def scene() -> None:
         desk = open_desk(tmp_path)
         record = await submit(desk)
-        assert (await desk.wait(record.id, lambda: False)).state == "cancelled"
+        assert (await Calls().wait(desk, record.id, lambda: False, "a")).state == "cancelled"
         assert comfyui.queued == []
+
+    play(scene)
+
+
+def test_a_client_that_calls_again_gets_the_request_that_is_at_work(comfyui: ComfyUI, tmp_path: Path) -> None:
+    async def scene() -> None:
+        desk, waiting = open_desk(tmp_path), Calls()
+        record = await submit(desk)
+        prompt = comfyui.begin()
+        there = True
+        first = asyncio.create_task(waiting.wait(desk, record.id, lambda: there, "a"))
+        await until(desk, record, "running")
+        assert waiting.left_alone(desk, "a") is None, "its client is still there"
+        there = False
+        found = waiting.left_alone(desk, "a")
+        assert found is not None and found.id == record.id
+        assert waiting.left_alone(desk, "b") is None, "another call"
+        second = asyncio.create_task(waiting.wait(desk, found.id, lambda: True, "a"))
+        assert (await first).state == "running"
+        comfyui.history[prompt] = SUCCESS
+        comfyui.end()
+        assert (await second).state == "succeeded"
+        assert waiting.left_alone(desk, "a") is None
 
     play(scene)
 

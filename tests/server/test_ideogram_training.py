@@ -192,12 +192,14 @@ def test_a_model_tells_what_its_request_tells(tmp_path: Path, monkeypatch: pytes
     folder = tmp_path / "output" / "loras" / "ideogram"
     folder.mkdir(parents=True)
     names = ["My model_00001.safetensors", "My model_00001_fal.safetensors", "My model_00001_config.json"]
-    files = tuple({"subfolder": "loras/ideogram", "filename": name, "bytes": 0} for name in names)
+    about = {"subfolder": "loras/ideogram", "content_type": "application/octet-stream", "bytes": 0}
+    files = tuple({**about, "filename": name} for name in names)
     for name in names:
         (folder / name).touch()
     done = told(entry, a_record("succeeded", files=files, ended=time.time() + 60))
     assert (done.status, done.is_available_for_generation) == ("COMPLETED", True)
     assert [Path(name).as_posix() for name in done.loras] == [f"ideogram/{name}" for name in names[:2]]
+    assert [file.file_name for file in done.files] == names
     assert done.last_update_time > done.creation_time
     for path in folder.iterdir():
         path.unlink()

@@ -59,7 +59,7 @@ def test_every_route_is_described_and_every_description_is_served(monkeypatch: p
     served_here = {
         (route.method, route.path)
         for route in routes
-        if isinstance(route, web.RouteDef) and not route.path.startswith(PREFIX)
+        if isinstance(route, web.RouteDef) and not route.path.startswith(PREFIX) and route.method != "*"
     }
     assert served_here == {(one.method, one.path) for one in described} | {("GET", path) for path in openapi.PATHS}
     assert len(served_here) > 20

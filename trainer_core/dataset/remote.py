@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import DatasetUnreadable, RemoteRefused
+from ..errors import DatasetNotFetched, RemoteRefused
 from ..remote import Network, fetch
 
 MAX_DOWNLOAD_BYTES = 16 * 2**30
@@ -23,8 +23,8 @@ def fetch_dataset(
     network: Network | None = None,
     progress: Callable[[int], None] = lambda received_bytes: None,
 ) -> bytes | Path:
-    """The zip behind a URL, as `remote.fetch` gives it. Raises `DatasetUnreadable`."""
+    """The zip behind a URL, as `remote.fetch` gives it. Raises `DatasetNotFetched`."""
     try:
         return fetch(url, folder=folder, max_bytes=max_bytes, timeout_s=timeout_s, network=network, progress=progress)
     except RemoteRefused as refusal:
-        raise DatasetUnreadable(str(refusal)) from refusal
+        raise DatasetNotFetched(str(refusal)) from refusal
