@@ -41,8 +41,9 @@ VISION_AND_AUDIO = ("torchvision==0.28.0", "torchaudio==2.11.0")  # ComfyUI impo
 SKIPPED_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
 OURS = (
     *("peft==0.21.2", "diffusers==0.42.1", "fal-client==1.0.3", "schemathesis==4.32.5"),
-    *("pytest==9.2.0", "pytest-timeout==2.4.0", "ruff==0.17.5", "mypy==2.4.1"),
+    *("pytest==9.2.0", "pytest-timeout==2.4.0", "pytest-xdist==3.8.0", "ruff==0.17.5", "mypy==2.4.1"),
 )
+WHOLE_SUITE = ("-n", "2", "--dist", "loadfile")  # two processes: each has a ComfyUI server of its own
 NODE_PACKAGES = ("playwright-core@1.65.1", "@fal-ai/client@1.10.1")  # the first drives a Chromium that is there already
 
 TORCHVISION_SCHEMAS = """
@@ -305,9 +306,11 @@ def test(options: argparse.Namespace) -> int:
     """Run the whole test suite, or what the extra arguments choose."""
     host = find_host()
     require_module(host.python, "pytest", "pytest")
+    require_module(host.python, "xdist", "pytest-xdist")
     tiny_models(host)
     install_node_packages()
-    return run_in_foreground([str(host.python), "-m", "pytest", *options.rest], COMFYUI_ROOT=str(host.comfyui))
+    arguments = options.rest or WHOLE_SUITE
+    return run_in_foreground([str(host.python), "-m", "pytest", *arguments], COMFYUI_ROOT=str(host.comfyui))
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -127,6 +127,25 @@ def ended(store: Store, **values: Any) -> Record:
     return dataclasses.replace(made, **values)
 
 
+def tell_all(store: Store, later: Record | None = None) -> None:
+    """Until nobody is left who is to be told; `later` ends when the others are on their way."""
+
+    async def answer(record: Record) -> dict[str, Any]:
+        return {"made": record.id}
+
+    async def run() -> None:
+        hooks = Webhooks(store, answer)
+        hooks.start()
+        if later is not None:
+            await asyncio.sleep(0.05)
+            store.put(later)
+            hooks.start()
+        while hooks._tasks:
+            await asyncio.gather(*hooks._tasks.values())
+
+    asyncio.run(run())
+
+
 def deliver(store: Store, monkeypatch: pytest.MonkeyPatch, answers: list[Any], pause_s: float = 0.0) -> list[Any]:
     """All that is sent until nothing is left to do; each answer is a status, or an error that is raised."""
     sent = []
@@ -141,16 +160,7 @@ def deliver(store: Store, monkeypatch: pytest.MonkeyPatch, answers: list[Any], p
     monkeypatch.setattr(webhooks, "post_json", post)
     monkeypatch.setattr(webhooks, "PAUSES_S", (pause_s,) * 4)
 
-    async def answer(record: Record) -> dict[str, Any]:
-        return {"made": record.id}
-
-    async def run() -> None:
-        hooks = Webhooks(store, answer)
-        hooks.start()
-        while hooks._tasks:
-            await asyncio.gather(*hooks._tasks.values())
-
-    asyncio.run(run())
+    tell_all(store)
     return sent
 
 
@@ -215,19 +225,7 @@ def test_a_slow_one_keeps_no_other_waiting(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(webhooks, "post_json", post)
 
-    async def answer(_: Record) -> dict[str, Any]:
-        return {}
-
-    async def run() -> None:
-        hooks = Webhooks(store, answer)
-        hooks.start()
-        await asyncio.sleep(0.05)
-        store.put(quick)  # ends later
-        hooks.start()
-        while hooks._tasks:
-            await asyncio.gather(*hooks._tasks.values())
-
-    asyncio.run(run())
+    tell_all(store, later=quick)
     assert store.find(slow.id).webhook["done"] and store.find(quick.id).webhook["done"]
 
 
@@ -247,15 +245,6 @@ def test_one_that_is_resumed_meanwhile_is_told_of_its_second_end(
 
     monkeypatch.setattr(webhooks, "post_json", post)
 
-    async def answer(_: Record) -> dict[str, Any]:
-        return {}
-
-    async def run() -> None:
-        hooks = Webhooks(store, answer)
-        hooks.start()
-        while hooks._tasks:
-            await asyncio.gather(*hooks._tasks.values())
-
-    asyncio.run(run())
+    tell_all(store)
     assert sent == ["ERROR", "OK"]
     assert store.find(record.id).webhook["done"]

@@ -121,7 +121,7 @@ def served(*add_routes: Callable[[web.RouteTableDef], None]) -> Iterator[RouteCl
     loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
 
     async def start() -> web.AppRunner:
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, shutdown_timeout=1)  # for clients that do not hang up
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         address.append(runner.addresses[0])
