@@ -99,6 +99,8 @@ class Desk:
             record = await asyncio.to_thread(self.store.read, request_id) or self.find(request_id)
             if record.is_open or record.state == "succeeded":
                 raise Refusal(409, "not_resumable", f"The request has {_STATE_WORDS[record.state]}.")
+            if record.endpoint not in self.endpoints:
+                raise Refusal(409, "not_resumable", "This version does not know what was asked for.")
             graph = await asyncio.to_thread(self._graph_to_go_on, record)
             hook = {**record.webhook, "attempts": 0, "next": 0.0, "done": False} if record.webhook else {}
             again = dataclasses.replace(

@@ -22,7 +22,8 @@ async def put(graph: Graph, prompt_id: str) -> None:
     server = PromptServer.instance
     graph = copy.deepcopy(graph)  # the executor writes into it
     graph = server.trigger_on_prompt({"prompt": graph, "prompt_id": prompt_id}).get("prompt", graph)  # for other packs
-    server.node_replace_manager.apply_replacements(graph)
+    if replacements := getattr(server, "node_replace_manager", None):  # where a newer ComfyUI has renamed a node
+        replacements.apply_replacements(graph)
     valid, error, outputs, node_errors = await execution.validate_prompt(prompt_id, graph, None)
     if not valid or node_errors:  # with node errors ComfyUI would run the rest, and end without what was asked for
         raise Refusal(422, "graph_rejected", without_paths(_why(error, node_errors)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +39,6 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waiting: threading.Sema
         async def count(request: web.Request) -> web.Response:
             async with read_object(request, LIMIT) as body:
                 if body.get("wait"):
-                    import asyncio
-
                     await asyncio.to_thread(waiting.acquire)
                 return web.json_response({"keys": len(body)})
 
@@ -93,7 +93,7 @@ def test_so_many_large_ones_at_once_and_small_ones_pass(api: RouteClient, waitin
     for thread in threads:
         thread.start()
     while not bodies._large.locked():
-        pass
+        time.sleep(0.01)
     assert send(api, large) == (429, "too_many")
     assert send(api, b"{}") == (200, 0)
     for _ in threads:
