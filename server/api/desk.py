@@ -95,8 +95,10 @@ class Desk:
 
     async def _resume(self, request_id: str) -> Record:
         async with self._changing:
-            # Read anew: another ComfyUI with the same folders may have resumed it.
-            record = await asyncio.to_thread(self.store.read, request_id) or self.find(request_id)
+            on_disk = await asyncio.to_thread(self.store.read, request_id)
+            # Another ComfyUI with the same folders may have resumed it. Of our own, memory knows more than a full disk.
+            is_others = on_disk is not None and on_disk.server != self.store.server
+            record = on_disk if on_disk is not None and is_others else self.find(request_id)
             if record.is_open or record.state == "succeeded":
                 raise Refusal(409, "not_resumable", f"The request has {_STATE_WORDS[record.state]}.")
             if record.endpoint not in self.endpoints:
@@ -191,7 +193,8 @@ class Desk:
                 ending = {"files": files, "payload": made.payload, "last_notes": notes}
                 return dataclasses.replace(record, state="succeeded", **ending)
             except UserError as fault:
-                error = {"status": 500, "code": fault.code, "message": without_paths(str(fault))}
+                status = 507 if isinstance(fault, SaveFailed) else 500
+                error = {"status": status, "code": fault.code, "message": without_paths(str(fault))}
             except Exception:
                 # Boundary: a defect in reading one result must not leave its request open for ever.
                 log.exception("The result of request %s cannot be read.", record.id)

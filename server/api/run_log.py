@@ -1,7 +1,7 @@
 """What a training run tells, as lines of a log that only grows.
 
 The lines are a pure function of the run's journal, so that a client who has read n of them goes on at number n, also
-after a restart of ComfyUI. Of the steps about `STEP_LINES` are told.
+after a restart of ComfyUI. Of the steps about `STEP_LINES` are told, and of a long run every `MAX_UNTOLD_STEPS`th.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ...trainer_core.training.journal import JOURNAL, MAX_BYTES
 from .words import without_paths
 
 STEP_LINES = 100
+MAX_UNTOLD_STEPS = 100
 MAX_LINES = 5000
 
 
@@ -66,13 +67,17 @@ class RunLog:
                 if len(self.lines) < MAX_LINES:
                     self.lines.append(line(without_paths(message), float(event["time"]), level))
 
+    @property
+    def _spacing(self) -> int:
+        return max(1, min(MAX_UNTOLD_STEPS, self.steps // STEP_LINES))
+
     def _told(self, event: dict[str, Any]) -> Iterator[tuple[str, str]]:
         match event["event"]:
             case "started":
                 yield f"Training for {self.steps} steps.", "INFO"
             case "resumed":
                 yield f"Going on at step {self.step} of {self.steps}.", "INFO"
-            case "step" if self.step % max(1, self.steps // STEP_LINES) == 0 or self.step in (1, self.steps):
+            case "step" if self.step % self._spacing == 0 or self.step in (1, self.steps):
                 loss = event.get("smoothed_loss") or event.get("loss")
                 told = f"Step {self.step} of {self.steps}" + (f", loss {loss:.4f}" if loss is not None else "")
                 left = event.get("seconds_left")
@@ -82,7 +87,8 @@ class RunLog:
             case "note" if not str(event["text"]).startswith("Stopped at step"):
                 yield str(event["text"]), "WARN"
             case "stopped":  # in words of our own: those of the journal are for the page
-                yield f"Stopped at step {self.step}. What was learnt is saved; /resume goes on from there.", "WARN"
+                saved = f"at step {self.step}. What was learnt is saved; /resume goes on from there."
+                yield f"Stopped {saved if self.step else 'before anything was saved. /resume begins again.'}", "WARN"
             case "finished":
                 yield f"Trained {self.step} steps.", "INFO"
 

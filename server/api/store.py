@@ -93,6 +93,7 @@ class Store:
         (folder / "requests").mkdir(exist_ok=True)
         self._alive = RunLock(place)
         self._records: dict[str, Record] = {}
+        self._unsaved: set[str] = set()
         gone: dict[str, bool] = {}
         for path in sorted((folder / "requests").glob("*.json")):
             record = _read(path)
@@ -133,11 +134,17 @@ class Store:
         with self._lock:
             self._write(record)
             self._records[record.id] = record
+            self._unsaved.discard(record.id)
+            for request_id in list(self._unsaved):  # there may be room for these now
+                with contextlib.suppress(SaveFailed, KeyError):
+                    self._write(self._records[request_id])
+                    self._unsaved.discard(request_id)
 
     def remember(self, record: Record) -> None:
-        """As `put`, until this server ends: where the disk refuses."""
+        """As `put`, where the disk refuses: in memory, until something else can be put."""
         with self._lock:
             self._records[record.id] = record
+            self._unsaved.add(record.id)
 
     def drop(self, request_id: str) -> None:
         with self._lock:

@@ -230,6 +230,26 @@ def test_a_disk_that_fills_up_later_loses_no_end(
     play(scene)
 
 
+def test_what_a_full_disk_did_not_take_is_resumed_and_written_later(
+    comfyui: ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise SaveFailed("The disk is full.")
+
+    async def scene() -> None:
+        desk = open_desk(tmp_path)
+        record, other = await submit(desk), await submit(desk)
+        with monkeypatch.context() as full:
+            full.setattr(desk_module.Store, "_write", refuse)
+            await desk.cancel(record.id)
+            await desk.cancel(other.id)
+        assert desk.store.read(record.id).state == "queued", "what the disk has"
+        assert (await desk.resume(desk.find(record.id))).state == "queued"
+        assert desk.store.read(other.id).state == "cancelled", "there was room again"
+
+    play(scene)
+
+
 def test_there_is_room_for_so_many(comfyui: ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "MAX_OPEN", 3)
 
