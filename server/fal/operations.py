@@ -14,7 +14,7 @@ from .schema import Cancelled, Status, Submitted
 TAG = "fal"
 OF_REQUEST = ("X-Fal-Request-Id",)
 FAILED = {422: Answer(WrongInputs, headers=OF_REQUEST)} | {
-    status: Answer(Error, headers=("X-Fal-Error-Type",)) for status in (499, 500)
+    status: Answer(Error, headers=("X-Fal-Error-Type",)) for status in (499, 500, 507)
 }
 WEBHOOK = parameter(
     "fal_webhook", "query", {"type": "string"}, "An https address that is told when the request has ended."
